@@ -13,6 +13,7 @@ use crate::{
     exit::STATUSES,
     flat::Flat,
     go_syntax,
+    guests::GuestsFlags,
     network_command::NetworkCommand,
     old_flags::{KubernetesFlags, LogFlags, RemovedFlags},
     pulse::Part,
@@ -243,6 +244,9 @@ pub(crate) enum Command {
     DockerOpts(DockerOptsFlags),
     /// Show how docker.service starts dockerd: which of our drop-ins fits, and which settings conflict with it, with file and line.
     DockerUnit(DockerUnitFlags),
+    /// Open for the agent what it needs in the network namespaces of containers, and tell it which run. Runs as root; systemd starts it.
+    #[command(hide = true)]
+    Guests(GuestsFlags),
     /// Write man pages and shell completions, for packages.
     #[command(hide = true)]
     Generate {

@@ -13,8 +13,8 @@ use wire_store::{EtcdSettingsError, StoreError};
 
 use crate::{
     config_command::ConfigCommandError, docker_opts::DockerOptsError, drain::DrainError, files::WriteError,
-    network_command::NetworkCommandError, other_agents::Taken, reconcile_loop::StartError, settings::UsageError,
-    status::NoAnswer, trace::TraceError, verify::VerifyError,
+    guests::GuestsError, network_command::NetworkCommandError, other_agents::Taken, reconcile_loop::StartError,
+    settings::UsageError, status::NoAnswer, trace::TraceError, verify::VerifyError,
 };
 
 /// The answer to a command is no.
@@ -62,6 +62,8 @@ pub(crate) enum Exit {
     NetworkCommand(#[from] NetworkCommandError),
     #[error(transparent)]
     Trace(#[from] TraceError),
+    #[error(transparent)]
+    Guests(#[from] GuestsError),
 
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -186,6 +188,7 @@ impl Exit {
             Self::Drain(error) => error.status(),
             Self::Verify(error) => error.status(),
             Self::Trace(error) => error.status(),
+            Self::Guests(error) => error.status(),
             Self::NotReady { .. } | Self::RoutesLeft { .. } | Self::FirewallLeft { .. } => NO,
             Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
             Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
@@ -242,6 +245,7 @@ impl Exit {
             | Self::NetworkCommand(_)
             | Self::Verify(_)
             | Self::Trace(_)
+            | Self::Guests(_)
             | Self::NotReady { .. }
             | Self::EtcdSettings(_)
             | Self::NoPossibleUnderlay { .. }

@@ -9,6 +9,7 @@
 
 mod agent;
 mod allocator;
+mod attach;
 mod audit;
 mod bridges;
 mod cli;
@@ -26,6 +27,7 @@ mod firewall;
 mod flat;
 mod generate;
 mod go_syntax;
+mod guests;
 mod hand_back;
 mod health;
 mod host;
@@ -111,6 +113,10 @@ async fn on_worker(agent: impl Future<Output = Result<(), Exit>> + Send + 'stati
 
 fn start(cli: Cli) -> Result<(), Exit> {
     let Cli { etcd, run_dir, run, command } = cli;
+    // It is root's, and small: without a runtime.
+    if let Some(Command::Guests(flags)) = command {
+        return guests::run(flags);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(STACK)
@@ -149,6 +155,7 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::HandBack { firewall_only: false }) => runtime.block_on(hand_back::run(etcd, &own_run_dir)),
         Some(Command::DockerOpts(flags)) => docker_opts::command(&flags),
         Some(Command::DockerUnit(flags)) => docker_unit::command(&flags),
+        Some(Command::Guests(flags)) => guests::run(flags),
         Some(Command::Generate { folder }) => generate::run(&folder),
         Some(Command::Debug(DebugCommand::Hang { part })) => {
             runtime.block_on(control::fail(&own_run_dir, part, Fault::Hang))

@@ -32,7 +32,7 @@ mod write;
 pub use holders::Links;
 pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
 pub use monitor::{Changes, Monitor};
-pub use namespaces::{KernelDataplane, OtherNamespaces};
+pub use namespaces::{KernelDataplane, OpenedGuest, OtherNamespaces};
 pub use nics::{MacOrigin, Nic};
 pub use trace_view::TraceView;
 pub use traffic::{DeviceCounters, Traffic, traffic};

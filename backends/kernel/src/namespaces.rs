@@ -1,7 +1,8 @@
 //! The kernel in several network namespaces, with a netlink socket in each.
 //!
-//! For each read or write in a container's namespace, a thread is started that enters it (setns(2)): settings are files in `/proc/sys`, and
-//! the kernel shows a thread the files of its own namespace.
+//! A container's namespace is read and written by what was opened in it: socket and settings, which another process may have opened and
+//! passed to this one, since only `CAP_SYS_ADMIN` lets a process enter it. Or it is entered for each read and write (setns(2)), by a thread
+//! of its own: settings are files in `/proc/sys`, and the kernel shows a thread the files of its own namespace.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +24,7 @@ use wire_state::{
     Attempt, DataplaneError, ErrorKind, KernelOp, LinkPlace, Namespace, ObservedNet, OpError, PerNamespace, Scope,
 };
 
-use super::{NetlinkDataplane, RouteForm, decode::Namespaces};
+use super::{NetlinkDataplane, RouteForm, decode::Namespaces, sysctl::Settings};
 
 /// `RTM_NEWNSID`, `RTM_GETNSID` of linux/rtnetlink.h.
 const NEW_NUMBER: u16 = 88;
@@ -42,6 +43,29 @@ pub struct KernelDataplane {
 struct Guest {
     dataplane: NetlinkDataplane,
     descriptor: OwnedFd,
+    way: Way,
+}
+
+/// How a namespace is read and written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By a thread that enters it.
+    Entered,
+    /// By what was opened in it.
+    Opened,
+}
+
+/// A container's namespace, and what was opened in it by a process that may enter it. As long as these are open, the namespace exists.
+#[derive(Debug)]
+pub struct OpenedGuest {
+    /// Its file (`/run/netns/*`, `/proc/*/ns/net`).
+    pub namespace: OwnedFd,
+    /// A socket of `NETLINK_ROUTE`, not bound yet. The kernel asks for `CAP_NET_ADMIN` from who opened it, too.
+    pub route: OwnedFd,
+    /// The folder `/proc/sys/net/ipv4`.
+    pub ipv4: OwnedFd,
+    /// The folder `/proc/sys/net/ipv6`; `None` in a kernel without IPv6.
+    pub ipv6: Option<OwnedFd>,
 }
 
 /// Descriptors and links of the namespaces, so that a link in one can refer to a link in another.
@@ -74,19 +98,34 @@ impl KernelDataplane {
     /// # Errors
     /// When it cannot be entered (`CAP_SYS_ADMIN` is needed), or the kernel refuses a netlink socket in it.
     pub fn add(&mut self, namespace: Namespace, descriptor: OwnedFd) -> Result<(), DataplaneError> {
-        let cannot = |source| DataplaneError::Read { what: "the number of a namespace", source };
         let form = self.form;
-        let mut dataplane = inside(descriptor.as_fd(), || NetlinkDataplane::open(form))??;
+        let dataplane = inside(descriptor.as_fd(), || NetlinkDataplane::open(form))??;
+        self.add_guest(namespace, Guest { dataplane, descriptor, way: Way::Entered })
+    }
+
+    /// Adds a namespace by what was opened in it. `CAP_NET_ADMIN` is enough for that.
+    ///
+    /// # Errors
+    /// When a descriptor is not what it should be.
+    pub fn add_opened(&mut self, namespace: Namespace, opened: OpenedGuest) -> Result<(), DataplaneError> {
+        let OpenedGuest { namespace: descriptor, route, ipv4: v4, ipv6: v6 } = opened;
+        let netlink = Netlink::of_passed(route)?;
+        let dataplane = NetlinkDataplane::with(netlink, Settings::Opened { v4, v6 }, self.form);
+        self.add_guest(namespace, Guest { dataplane, descriptor, way: Way::Opened })
+    }
+
+    fn add_guest(&mut self, namespace: Namespace, mut guest: Guest) -> Result<(), DataplaneError> {
+        let cannot = |source| DataplaneError::Read { what: "the number of a namespace", source };
         let host = match self.descriptor.take() {
             Some(host) => host,
             None => File::open("/proc/thread-self/ns/net").map_err(cannot)?.into(),
         };
-        let of_guest = number_of(self.host.netlink(), descriptor.as_fd()).map_err(cannot)?;
-        let of_host = number_of(dataplane.netlink(), host.as_fd()).map_err(cannot)?;
+        let of_guest = number_of(self.host.netlink(), guest.descriptor.as_fd()).map_err(cannot)?;
+        let of_host = number_of(guest.dataplane.netlink(), host.as_fd()).map_err(cannot)?;
         self.descriptor = Some(host);
         self.host.namespaces.others.insert(of_guest, namespace);
-        dataplane.namespaces = Namespaces { own: namespace, others: [(of_host, Namespace::Host)].into() };
-        self.guests.insert(namespace, Guest { dataplane, descriptor });
+        guest.dataplane.namespaces = Namespaces { own: namespace, others: [(of_host, Namespace::Host)].into() };
+        self.guests.insert(namespace, guest);
         Ok(())
     }
 
@@ -123,7 +162,7 @@ impl KernelDataplane {
         let others = self.others();
         let attempts = match self.guests.get_mut(&namespace) {
             _ if namespace == Namespace::Host => Ok(self.host.apply(ops, &others)),
-            Some(Guest { dataplane, descriptor }) => inside(descriptor.as_fd(), || dataplane.apply(ops, &others)),
+            Some(guest) => guest.work(|dataplane| dataplane.apply(ops, &others)),
             None => Ok(ops.iter().map(|_| Err(OpError::of(Errno::ENODEV))).collect()),
         };
         attempts.unwrap_or_else(|error| {
@@ -143,7 +182,14 @@ impl KernelDataplane {
 
 impl Guest {
     fn read(&mut self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
-        inside(self.descriptor.as_fd(), || self.dataplane.read(scope))?
+        self.work(|dataplane| dataplane.read(scope))?
+    }
+
+    fn work<T: Send>(&mut self, work: impl FnOnce(&mut NetlinkDataplane) -> T + Send) -> Result<T, DataplaneError> {
+        match self.way {
+            Way::Entered => inside(self.descriptor.as_fd(), || work(&mut self.dataplane)),
+            Way::Opened => Ok(work(&mut self.dataplane)),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     listeners::Listeners,
     nexthop::{self, ById, Hop, Nexthops},
     settings::{self, LinkSettings},
+    sysctl::Settings,
 };
 
 /// The result of a read.
@@ -30,14 +31,21 @@ pub(crate) struct ReadResult {
     pub(crate) nexthops: Option<Nexthops>,
 }
 
+/// The namespace that is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) namespaces: &'a Namespaces,
+    pub(crate) files: &'a Settings,
+}
+
 /// Reads the state that `scope` names.
 pub(crate) fn read(
     netlink: &mut Netlink,
     scope: &Scope,
-    namespaces: &Namespaces,
+    place: Place<'_>,
     listeners: &mut Listeners,
 ) -> Result<ReadResult, DataplaneError> {
-    let Links { mut links, mut names, all: others } = read_links(netlink, scope, namespaces)?;
+    let Links { mut links, mut names, all: others } = read_links(netlink, scope, place.namespaces)?;
     let devices: Names =
         links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, link)| (link.index, *name)).collect();
     let mut state = ObservedNet::default();
@@ -62,8 +70,8 @@ pub(crate) fn read(
         state.routes.entry(key).or_insert(route);
     }
     let container_bridges = settings::bridges(netlink, scope, &others)?;
-    let context =
-        settings::SettingsContext { scope, ours: &devices, learnt: &learnt, container_bridges: &container_bridges };
+    let (learnt, container_bridges, files) = (&learnt, &container_bridges, place.files);
+    let context = settings::SettingsContext { scope, ours: &devices, learnt, container_bridges, files };
     state.settings = settings::read(others.iter().map(|other| &other.settings), &context, listeners);
     // The monitor needs the names of these links when it receives notifications about them.
     for ReadLink { link, settings } in

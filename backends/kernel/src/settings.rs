@@ -16,7 +16,7 @@ use super::{
     decode, encode,
     listeners::{Listeners, RouterContext},
     read::ReadLink,
-    sysctl,
+    sysctl::{self, Settings},
     uapi::{af, iff, ifla},
 };
 
@@ -52,6 +52,8 @@ pub(super) struct SettingsContext<'a> {
     pub(super) learnt: &'a BTreeSet<u32>,
     /// The indexes of the bridges that containers may be on.
     pub(super) container_bridges: &'a BTreeSet<u32>,
+    /// Where settings are read that are in no link message.
+    pub(super) files: &'a Settings,
 }
 
 /// The settings of the host, and those of `links` that concern the overlay.
@@ -60,7 +62,8 @@ pub(super) fn read<'a>(
     context: &SettingsContext<'_>,
     listeners: &mut Listeners,
 ) -> BTreeMap<Setting, u32> {
-    let whole = |family| Some((Setting::Forwarding(family), u32::from(sysctl::get(Setting::Forwarding(family))? != 0)));
+    let whole =
+        |family| Some((Setting::Forwarding(family), u32::from(context.files.get(Setting::Forwarding(family))? != 0)));
     let mut found: BTreeMap<Setting, u32> = Family::ALL.into_iter().filter_map(whole).collect();
     let (ours, others): (Vec<_>, Vec<_>) = links.partition(|link| context.ours.contains_key(&link.index));
     ours.iter().chain(&others).for_each(|link| context.add(link, &mut found));
@@ -68,7 +71,7 @@ pub(super) fn read<'a>(
         scope: context.scope,
         learnt: context.learnt,
         forwards: found.get(&Setting::Forwarding(Family::V6)) == Some(&1),
-        by_default: sysctl::new_links_listen(),
+        by_default: context.files.new_links_listen(),
     };
     let listening = listeners.update(&others, &context).into_iter();
     found.extend(listening.map(|link| (Setting::RouterAdvertisements(link.name), link.router_advertisements)));

@@ -5,6 +5,7 @@ mod foreign;
 mod host;
 pub(crate) mod lab;
 mod namespaces;
+mod opened;
 mod program;
 mod repair;
 mod routers;

@@ -18,15 +18,16 @@ use super::{
     namespaces::OtherNamespaces,
     nexthop::{self, ById, Nexthops},
     port,
-    read::{self, ReadResult},
-    sysctl,
+    read::{self, Place, ReadResult},
+    sysctl::Settings,
 };
 
 /// Reads and writes the kernel's state in one network namespace, through one netlink socket. All calls must come from a thread in that
-/// namespace.
+/// namespace, unless socket and settings were opened there for it.
 pub struct NetlinkDataplane {
     netlink: Netlink,
     pub(super) namespaces: Namespaces,
+    settings: Settings,
     form: RouteForm,
     links: BTreeMap<LinkName, CachedLink>,
     nexthops: Option<Nexthops>,
@@ -83,9 +84,13 @@ impl NetlinkDataplane {
     /// # Errors
     /// When the kernel refuses a netlink socket.
     pub fn open(form: RouteForm) -> Result<Self, DataplaneError> {
-        let (netlink, namespaces) = (Netlink::open()?, Namespaces::HOST);
-        let (links, nexthops, listeners) = (BTreeMap::new(), None, Listeners::default());
-        Ok(Self { netlink, namespaces, form, links, nexthops, listeners, plain_routes: 0 })
+        Ok(Self::with(Netlink::open()?, Settings::Own, form))
+    }
+
+    /// For a namespace in which socket and settings were opened.
+    pub(super) fn with(netlink: Netlink, settings: Settings, form: RouteForm) -> Self {
+        let (namespaces, links, nexthops, listeners) = (Namespaces::HOST, BTreeMap::new(), None, Listeners::default());
+        Self { netlink, namespaces, settings, form, links, nexthops, listeners, plain_routes: 0 }
     }
 
     /// A reader for another thread, which knows what this one has learned from its reads.
@@ -99,8 +104,8 @@ impl NetlinkDataplane {
     /// # Errors
     /// When the kernel does not answer, or refuses. Nothing is known about the state then.
     pub fn read(&mut self, scope: &Scope) -> Result<ObservedNet, DataplaneError> {
-        let ReadResult { state, names, nexthops } =
-            read::read(&mut self.netlink, scope, &self.namespaces, &mut self.listeners)?;
+        let place = Place { namespaces: &self.namespaces, files: &self.settings };
+        let ReadResult { state, names, nexthops } = read::read(&mut self.netlink, scope, place, &mut self.listeners)?;
         self.links = names.into_iter().map(|(index, name)| (name, CachedLink { index, learning: false })).collect();
         self.links.extend(state.links.iter().map(|(name, link)| (*name, CachedLink::of(link))));
         let is_plain = |key: &RouteKey| nexthops.as_ref().is_none_or(|nexthops| nexthops.of_route(key).is_none());
@@ -120,7 +125,7 @@ impl NetlinkDataplane {
         // Entries on a link can only be encoded once the link's index is known, so each change of a link is a segment of its own.
         for segment in ops.chunk_by(|a, b| !a.is_link() && !b.is_link() && is_set(a) == is_set(b)) {
             if segment.iter().all(|op| is_set(op)) {
-                attempts.extend(segment.iter().filter_map(|op| set(op)));
+                attempts.extend(segment.iter().filter_map(|op| set(&self.settings, op)));
             } else {
                 for part in segment.chunks(PART) {
                     attempts.extend(self.apply_segment(part, others));
@@ -356,7 +361,7 @@ impl NetlinkDataplane {
     fn learn_link(&mut self, name: LinkName) {
         let found = read::link_by(&mut self.netlink, Some(name), 0);
         self.links.extend(found.ok().flatten().map(|(name, link)| (name, CachedLink::of(&link))));
-        sysctl::accept_no_router_advertisements(name);
+        self.settings.accept_no_router_advertisements(name);
     }
 
     /// Deletes the nexthop objects that no route uses any more. This is not an operation of a plan, since it does not affect packets.
@@ -416,9 +421,9 @@ const fn is_set(op: &KernelOp) -> bool {
 }
 
 /// Writes a setting; `None` for any other operation.
-fn set(op: &KernelOp) -> Option<Attempt> {
+fn set(settings: &Settings, op: &KernelOp) -> Option<Attempt> {
     let KernelOp::Set(setting, value) = op else { return None };
-    Some(sysctl::set(*setting, *value).or_else(|error| forgive(op, error)))
+    Some(settings.set(*setting, *value).or_else(|error| forgive(op, error)))
 }
 
 /// Turns the error into a success if the entry existed already, or was deleted already. Not for a route: the existing one may be foreign.

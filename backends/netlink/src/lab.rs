@@ -28,6 +28,18 @@ pub fn drop_privileges() {
     caps::clear(None, caps::CapSet::Effective).unwrap();
 }
 
+/// Leaves this thread CAP_NET_ADMIN alone, and no way to another capability by starting a program.
+pub fn keep_only_net_admin() {
+    let kept = caps::CapsHashSet::from([caps::Capability::CAP_NET_ADMIN]);
+    for capability in caps::all().difference(&kept) {
+        // Kernels know fewer.
+        let _ = caps::drop(None, caps::CapSet::Bounding, *capability);
+    }
+    caps::clear(None, caps::CapSet::Inheritable).unwrap();
+    caps::set(None, caps::CapSet::Effective, &kept).unwrap();
+    caps::set(None, caps::CapSet::Permitted, &kept).unwrap();
+}
+
 /// Builds a tokio runtime that runs on the calling thread.
 #[must_use]
 pub fn runtime() -> tokio::runtime::Runtime {

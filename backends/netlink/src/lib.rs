@@ -7,6 +7,8 @@
 pub mod attribute;
 #[cfg(any(test, feature = "lab"))]
 pub mod lab;
+mod passed;
 mod socket;
 
+pub use passed::cookie;
 pub use socket::{Batch, LONGEST_DATAGRAM, Netlink, RECEIVE_BUFFER, force_buffer};

@@ -4,7 +4,7 @@
 //! successes are what costs time (docs/adr/0002). So a batch requests none, and ends with a no-op message that is
 //! acknowledged: when that answer arrives, every error of the batch has arrived.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
@@ -20,7 +20,10 @@ use nix::{
 };
 use wire_state::{Attempt, DataplaneError, OpError};
 
-use crate::attribute::{Header, attributes, messages, number, text};
+use crate::{
+    attribute::{Header, attributes, messages, number, text},
+    passed,
+};
 
 /// Messages per send: more are not faster, and all errors of one send must fit into the receive buffer.
 const CHUNK: usize = 256;
@@ -109,7 +112,19 @@ impl Netlink {
 
     /// Opens a socket of this netlink protocol (`NETLINK_*`).
     pub fn of(protocol: isize) -> Result<Self, DataplaneError> {
-        let socket = open_socket(protocol).map_err(DataplaneError::Open)?;
+        Socket::new(protocol).and_then(Self::over).map_err(DataplaneError::Open)
+    }
+
+    /// Uses a netlink socket that another process opened, in its network namespace, and passed to this one. It has to be unbound.
+    ///
+    /// # Errors
+    /// When it is no such socket.
+    pub fn of_passed(descriptor: OwnedFd) -> Result<Self, DataplaneError> {
+        passed::socket(descriptor).and_then(Self::over).map_err(DataplaneError::Open)
+    }
+
+    fn over(mut socket: Socket) -> io::Result<Self> {
+        prepare(&mut socket)?;
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(LONGEST_DATAGRAM) })
     }
 
@@ -247,21 +262,20 @@ impl Netlink {
     }
 }
 
-fn open_socket(protocol: isize) -> io::Result<Socket> {
-    let mut socket = Socket::new(protocol)?;
+fn prepare(socket: &mut Socket) -> io::Result<()> {
     socket.bind_auto()?;
-    force_buffer(&socket);
+    force_buffer(socket);
     // A transaction is sent in one call.
-    let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
+    let _ = setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER);
     let timeout = TimeVal::new(TIMEOUT_SECONDS, 0);
-    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
-    setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
+    setsockopt(socket, sockopt::ReceiveTimeout, &timeout)?;
+    setsockopt(socket, sockopt::SendTimeout, &timeout)?;
     // Linux 4.20 and later filter dumps for us; before, we get all and filter ourselves.
     let _ = socket.set_netlink_get_strict_chk(true);
     // Errors do not repeat the request, and carry the kernel's explanation: Linux 4.12.
     let _ = socket.set_cap_ack(true);
     let _ = socket.set_ext_ack(true);
-    Ok(socket)
+    Ok(())
 }
 
 /// Numbers the messages from the one after `last`, and returns the last number.

@@ -17,6 +17,9 @@ use cloud_config::{Butane, ButaneFile, CloudInit, CoreOs, Unit, WrittenFile, yam
 /// The worst ratings that the unit may have, systemd-analyze(1), and with the drop-in that makes it root's; a bare unit has 9.6.
 const EXPOSURE: [f64; 2] = [2.0, 2.1];
 
+/// The same for the helper, which is root and may enter network namespaces.
+const EXPOSURE_OF_GUESTS: f64 = 2.3;
+
 /// Docker's drop-ins, one of which is linked.
 const DROP_INS: [&str; 4] = ["expands", "replaces", "daemon-json", "networks"];
 
@@ -35,7 +38,7 @@ fn units_and_drop_ins_are_valid_for_systemd() -> Result {
     let root = Root::installed(&lab, "legacy")?;
     let legacy = "systemd/wire-agent.service.d-legacy-iptables/60-legacy-iptables.conf";
     root.write("etc/systemd/system/wire-agent.service.d/60-legacy-iptables.conf", &shipped(legacy)?)?;
-    root.verify(&["wire-agent.service"])
+    root.verify(&["wire-agent.service", "wire-agent-guests.socket", "wire-agent-guests.service"])
 }
 
 #[test]
@@ -65,15 +68,45 @@ fn the_unit_is_rated_two_or_better_and_as_root_nearly_so() -> Result {
     let legacy = shipped("systemd/wire-agent.service.d-legacy-iptables/60-legacy-iptables.conf")?;
     for (unit, worst) in [unit.clone(), unit.replace("[Install]", &format!("{legacy}\n[Install]"))].iter().zip(EXPOSURE)
     {
-        let path = lab.run().dir().join("wire-agent.service");
-        fs::write(&path, unit).map_err(LabError::io("cannot write a unit"))?;
-        let mut analyze = Command::new("systemd-analyze");
-        let text = run(analyze.args(["security", "--offline=true", "--no-pager"]).arg(&path))?;
-        let rating = text.split("wire-agent.service:").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let rating: f64 = rating.and_then(|word| word.parse().ok()).ok_or_else(|| LabError::Wrong(text.clone()))?;
-        check(rating <= worst, || format!("the unit is rated {rating}:\n{text}"))?;
+        rated(&lab, "wire-agent.service", unit, worst)?;
     }
     Ok(())
+}
+
+/// Root's helper for the agent: nothing but the namespaces is open to it.
+#[test]
+fn the_helper_for_guests_has_three_capabilities_and_a_sandbox() -> Result {
+    let lab = lab!();
+    let unit = shipped("systemd/wire-agent-guests.service")?;
+    let lines = directives(&unit);
+    for line in [
+        "CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_NET_ADMIN",
+        "RestrictNamespaces=net",
+        "RestrictAddressFamilies=AF_UNIX AF_NETLINK",
+        "ProtectSystem=strict",
+        "NoNewPrivileges=yes",
+    ] {
+        check(lines.contains(&line), || format!("no {line}"))?;
+    }
+    check(!lines.iter().any(|line| line.starts_with("Environment")), || "root obeys variables of a file".to_owned())?;
+    let socket = shipped("systemd/wire-agent-guests.socket")?;
+    for line in ["SocketUser=wire-agent", "SocketMode=0600", "ListenSequentialPacket=/run/wire-agent/guests.sock"] {
+        check(directives(&socket).contains(&line), || format!("no {line}"))?;
+    }
+    if lacks("systemd-analyze")? {
+        return Ok(());
+    }
+    rated(&lab, "wire-agent-guests.service", &unit, EXPOSURE_OF_GUESTS)
+}
+
+fn rated(lab: &Lab, name: &str, unit: &str, worst: f64) -> Result {
+    let path = lab.run().dir().join(name);
+    fs::write(&path, unit).map_err(LabError::io("cannot write a unit"))?;
+    let mut analyze = Command::new("systemd-analyze");
+    let text = run(analyze.args(["security", "--offline=true", "--no-pager"]).arg(&path))?;
+    let rating = text.split(&format!("{name}:")).nth(1).and_then(|rest| rest.split_whitespace().next());
+    let rating: f64 = rating.and_then(|word| word.parse().ok()).ok_or_else(|| LabError::Wrong(text.clone()))?;
+    check(rating <= worst, || format!("{name} is rated {rating}:\n{text}"))
 }
 
 #[test]
@@ -242,6 +275,8 @@ fn what_make_install_installs_by_default_is_started_where_it_lies() -> Result {
         |path: &str| fs::read_to_string(root.join("usr/local").join(path)).map_err(LabError::io("cannot read a file"));
     let unit = read("lib/systemd/system/wire-agent.service")?;
     check(directives(&unit).contains(&"ExecStart=/usr/local/bin/wire-agent"), || unit.clone())?;
+    let guests = read("lib/systemd/system/wire-agent-guests.service")?;
+    check(directives(&guests).contains(&"ExecStart=/usr/local/bin/wire-agent guests"), || guests.clone())?;
     let units = DROP_INS.map(|kind| read(&format!("share/wire-agent/docker.service.d-{kind}/40-wire-agent.conf")));
     for text in std::iter::once(Ok(unit)).chain(units) {
         let text = text?;

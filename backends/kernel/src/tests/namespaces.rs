@@ -16,7 +16,20 @@ use crate::{
     encode::{self, BoundLinks, Lower},
 };
 
-const GUEST: Namespace = Namespace::Guest(7);
+pub(super) const GUEST: Namespace = Namespace::Guest(7);
+
+/// What others do to what [`attached`] makes; true: in the container's namespace.
+pub(super) const HARMS: [(bool, &str); 9] = [
+    (false, "ip link del wp1"),
+    (false, "ip link del z-bridge"),
+    (false, "ip link set wp1 nomaster down"),
+    (false, "ip link del a-vxlan"),
+    (false, "bridge fdb del 00:00:00:00:00:00 dev a-vxlan dst 192.0.2.101"),
+    (true, "ip link del eth1"),
+    (true, "ip link set eth1 address 02:00:00:00:09:99"),
+    (true, "ip link del eth2"),
+    (true, "ip addr del 10.9.0.2/24 dev eth1; sysctl -q -w net.ipv4.ip_forward=0"),
+];
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -33,7 +46,7 @@ fn uplink() -> LinkRef {
 }
 
 /// A container with a veth on a bridge, whose other port is a VXLAN device, and with a macvlan on the host's uplink.
-fn attached() -> PerNamespace<DesiredNet> {
+pub(super) fn attached() -> PerNamespace<DesiredNet> {
     let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
     let master = Some(name("z-bridge"));
     host.links.insert(name("z-bridge"), link(KernelKind::Bridge(Bridge::default()), 1));
@@ -62,6 +75,10 @@ fn gateway(link: LinkName) -> NextHop {
 fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
     let mut kernel = KernelDataplane::open(RouteForm::Plain).unwrap();
     kernel.add(GUEST, guest.try_clone().unwrap()).unwrap();
+    reconciler_of(kernel)
+}
+
+pub(super) fn reconciler_of(kernel: KernelDataplane) -> Reconciler<KernelAlone> {
     let scope = |names: &[&str]| Scope {
         devices: names.iter().map(|text| name(text)).collect(),
         // The MAC identifies the VXLAN device as ours.
@@ -73,7 +90,7 @@ fn reconciler(guest: &OwnedFd) -> Reconciler<KernelAlone> {
     Reconciler::new(KernelAlone(kernel), scopes.into_iter().collect())
 }
 
-fn assert_attached(guest: &OwnedFd) {
+pub(super) fn assert_attached(guest: &OwnedFd) {
     for (port, kind) in [("a-vxlan", "vxlan id 5000"), ("wp1", "veth")] {
         let said = run(&format!("ip -d link show {port}"));
         assert!(said.contains("master z-bridge"), "{said}");
@@ -96,7 +113,15 @@ fn assert_attached(guest: &OwnedFd) {
     }
 }
 
-fn in_lab(test: impl FnOnce(OwnedFd) + Send + 'static) {
+pub(super) fn do_harm(guest: &OwnedFd, is_inside: bool, harm: &str) {
+    if is_inside {
+        run_inside(guest, harm);
+    } else {
+        run(harm);
+    }
+}
+
+pub(super) fn in_lab(test: impl FnOnce(OwnedFd) + Send + 'static) {
     lab::in_namespace(|| {
         let _ = lab::Lab::new(0);
         test(new_namespace());
@@ -133,23 +158,8 @@ fn links_and_entries_removed_or_changed_in_either_namespace_are_restored() {
         let want = attached();
         let mut reconciler = reconciler(&guest);
         assert!(reconciler.round(&want).converged);
-        let harms: [(bool, &str); 9] = [
-            (false, "ip link del wp1"),
-            (false, "ip link del z-bridge"),
-            (false, "ip link set wp1 nomaster down"),
-            (false, "ip link del a-vxlan"),
-            (false, "bridge fdb del 00:00:00:00:00:00 dev a-vxlan dst 192.0.2.101"),
-            (true, "ip link del eth1"),
-            (true, "ip link set eth1 address 02:00:00:00:09:99"),
-            (true, "ip link del eth2"),
-            (true, "ip addr del 10.9.0.2/24 dev eth1; sysctl -q -w net.ipv4.ip_forward=0"),
-        ];
-        for (is_inside, harm) in harms {
-            if is_inside {
-                run_inside(&guest, harm)
-            } else {
-                run(harm)
-            };
+        for (is_inside, harm) in HARMS {
+            do_harm(&guest, is_inside, harm);
             reconciler.invalidate();
             let report = reconciler.round(&want);
             assert!(report.converged, "{harm}: {:?}", report.failures);

@@ -1,0 +1,381 @@
+//! Which containers are meant: a selector, not a container, so that it holds over a restart. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::guests::{ContainerId, Guest, Place};
+
+/// The fewest digits of an id after `id:`, as Docker shows them.
+const DIGITS: usize = 12;
+/// The longest selector, in bytes.
+const LONGEST: usize = 1024;
+
+/// Which containers or namespaces are meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Selector {
+    /// A container's name, else the beginning of its id, else a process.
+    Word(String),
+    /// `name:NAME`: a container's name and nothing else.
+    Name(String),
+    /// `id:HEX`: the beginning of a container's id.
+    Id(String),
+    /// `label:KEY=VALUE`: each container with this label.
+    Label { key: String, value: String },
+    /// `compose:PROJECT/SERVICE[/N]`: the containers of a service of Compose, or one of them.
+    Compose { project: String, service: String, number: Option<u32> },
+    /// `pid:N`: a process.
+    Process(u32),
+    /// `/PATH`, `netns:PATH`: the file of a namespace.
+    File(PathBuf),
+}
+
+/// A text that selects nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SelectorError {
+    #[error("the name of a container is missing")]
+    Empty,
+    #[error("a selector has at most {LONGEST} bytes")]
+    Long,
+    #[error("{0:?} is no name of a container: letters, digits, '.', '_' and '-'")]
+    Name(String),
+    #[error("id:{0} is no container's id: give at least {DIGITS} of its hex digits, as docker ps shows them")]
+    Id(String),
+    #[error("label:{0} is no label: write label:KEY=VALUE")]
+    Label(String),
+    #[error(
+        "compose:{0} is no service: write compose:PROJECT/SERVICE or compose:PROJECT/SERVICE/NUMBER, the first with number 1"
+    )]
+    Compose(String),
+    #[error("pid:{0} is no process: its number is from 1 to {max}", max = i32::MAX)]
+    Process(String),
+    #[error("netns:{0} is no path of a namespace: it begins with a slash and has no ..")]
+    File(String),
+    #[error("{0}: is not supported: name:, id:, label:, compose:, pid: and netns: are")]
+    Kind(String),
+}
+
+/// Two containers are meant where one can be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{selector} means both {one} and {other}: give more digits of the id, or the name")]
+pub(crate) struct Ambiguous {
+    selector: String,
+    one: String,
+    other: String,
+}
+
+impl Selector {
+    /// Whether it can mean several containers at a time, which then cannot have one address.
+    pub(crate) const fn can_be_several(&self) -> bool {
+        match self {
+            Self::Label { .. } | Self::Compose { number: None, .. } => true,
+            Self::Word(_)
+            | Self::Name(_)
+            | Self::Id(_)
+            | Self::Compose { number: Some(_), .. }
+            | Self::Process(_)
+            | Self::File(_) => false,
+        }
+    }
+
+    /// Whose namespaces are meant of the containers that run.
+    ///
+    /// # Errors
+    /// When it can be only one, and two are meant.
+    pub(crate) fn places(&self, guests: &BTreeMap<ContainerId, Guest>) -> Result<BTreeSet<Place>, Ambiguous> {
+        let with = |is_it: &dyn Fn(&Guest) -> bool| guests.values().filter(|guest| is_it(guest)).collect::<Vec<_>>();
+        let labelled =
+            |guest: &Guest, key: &str, value: &str| guest.labels.get(key).is_some_and(|there| there == value);
+        match self {
+            Self::Process(pid) => Ok([Place::Process { pid: *pid, started: None }].into()),
+            Self::File(path) => Ok([Place::File(path.clone())].into()),
+            Self::Name(name) => self.one(&with(&|guest| guest.name == *name)),
+            Self::Id(digits) => self.one(&with(&|guest| guest.id.as_str().starts_with(digits))),
+            Self::Label { key, value } => Ok(all(&with(&|guest| labelled(guest, key, value)))),
+            Self::Compose { project, service, number } => {
+                let found = with(&|guest| {
+                    labelled(guest, "com.docker.compose.project", project)
+                        && labelled(guest, "com.docker.compose.service", service)
+                        // `docker compose run`: it is beside the service.
+                        && !labelled(guest, "com.docker.compose.oneoff", "True")
+                        && number.is_none_or(|number| {
+                            labelled(guest, "com.docker.compose.container-number", &number.to_string())
+                        })
+                });
+                if number.is_some() { self.one(&found) } else { Ok(all(&found)) }
+            }
+            Self::Word(word) => {
+                let named = with(&|guest| guest.name == *word);
+                let begin_so = with(&|guest| guest.id.as_str().starts_with(word.as_str()));
+                self.word(word, &named, &begin_so)
+            }
+        }
+    }
+
+    fn word(&self, word: &str, named: &[&Guest], begin_so: &[&Guest]) -> Result<BTreeSet<Place>, Ambiguous> {
+        if !named.is_empty() {
+            return self.one(named);
+        }
+        match word.parse::<u32>() {
+            Ok(pid) if begin_so.is_empty() && is_pid(pid) => Ok([Place::Process { pid, started: None }].into()),
+            Ok(_) | Err(_) => self.one(begin_so),
+        }
+    }
+
+    fn one(&self, found: &[&Guest]) -> Result<BTreeSet<Place>, Ambiguous> {
+        let said = |guest: &Guest| format!("{} ({})", guest.name, guest.id);
+        match found {
+            [one, other, ..] => Err(Ambiguous { selector: self.to_string(), one: said(one), other: said(other) }),
+            [] | [_] => Ok(all(found)),
+        }
+    }
+}
+
+fn all(found: &[&Guest]) -> BTreeSet<Place> {
+    found.iter().map(|guest| Place::Container(guest.id.clone())).collect()
+}
+
+fn is_pid(number: u32) -> bool {
+    number > 0 && i32::try_from(number).is_ok()
+}
+
+impl FromStr for Selector {
+    type Err = SelectorError;
+
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
+        if text.is_empty() {
+            return Err(SelectorError::Empty);
+        }
+        if text.len() > LONGEST {
+            return Err(SelectorError::Long);
+        }
+        if text.starts_with('/') {
+            return file(text);
+        }
+        match text.split_once(':') {
+            None => name(text).map(Self::Word),
+            Some(("name", rest)) => name(rest).map(Self::Name),
+            Some(("id", rest)) => id(rest),
+            Some(("label", rest)) => label(rest),
+            Some(("compose", rest)) => compose(rest),
+            Some(("pid", rest)) => process(rest),
+            Some(("netns", rest)) => file(rest),
+            Some((kind, _)) => Err(SelectorError::Kind(kind.to_owned())),
+        }
+    }
+}
+
+fn name(text: &str) -> Result<String, SelectorError> {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+    // Docker's own rule.
+    let valid = text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(is_letter);
+    if valid { Ok(text.to_owned()) } else { Err(SelectorError::Name(text.to_owned())) }
+}
+
+fn id(text: &str) -> Result<Selector, SelectorError> {
+    let digits = text.to_ascii_lowercase();
+    let valid = (DIGITS..=64).contains(&digits.len()) && digits.chars().all(|digit| digit.is_ascii_hexdigit());
+    if valid { Ok(Selector::Id(digits)) } else { Err(SelectorError::Id(text.to_owned())) }
+}
+
+fn label(text: &str) -> Result<Selector, SelectorError> {
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = parts.ok_or_else(|| SelectorError::Label(text.to_owned()))?;
+    Ok(Selector::Label { key: key.to_owned(), value: value.to_owned() })
+}
+
+fn compose(text: &str) -> Result<Selector, SelectorError> {
+    let wrong = || SelectorError::Compose(text.to_owned());
+    let parts: Vec<&str> = text.split('/').collect();
+    let (project, service, number) = match parts[..] {
+        [project, service] => (project, service, None),
+        [project, service, number] => (project, service, Some(number.parse().map_err(|_| wrong())?)),
+        _ => return Err(wrong()),
+    };
+    let (project, service) = (name(project).map_err(|_| wrong())?, name(service).map_err(|_| wrong())?);
+    if number == Some(0) { Err(wrong()) } else { Ok(Selector::Compose { project, service, number }) }
+}
+
+fn process(text: &str) -> Result<Selector, SelectorError> {
+    let pid = text.parse().ok().filter(|pid| is_pid(*pid));
+    pid.map(Selector::Process).ok_or_else(|| SelectorError::Process(text.to_owned()))
+}
+
+fn file(text: &str) -> Result<Selector, SelectorError> {
+    let valid = text.starts_with('/') && !text.contains('\0') && !text.split('/').any(|part| part == "..");
+    if valid { Ok(Selector::File(text.into())) } else { Err(SelectorError::File(text.to_owned())) }
+}
+
+/// As it is written.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(word) => f.write_str(word),
+            Self::Name(name) => write!(f, "name:{name}"),
+            Self::Id(digits) => write!(f, "id:{digits}"),
+            Self::Label { key, value } => write!(f, "label:{key}={value}"),
+            Self::Compose { project, service, number: None } => write!(f, "compose:{project}/{service}"),
+            Self::Compose { project, service, number: Some(number) } => {
+                write!(f, "compose:{project}/{service}/{number}")
+            }
+            Self::Process(pid) => write!(f, "pid:{pid}"),
+            Self::File(path) => write!(f, "netns:{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for Selector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Selector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A running container whose id begins so.
+    pub(in crate::attach) fn guest(id: &str, name: &str, labels: &[(&str, &str)]) -> Guest {
+        let id = format!("{id:0<64}").parse().unwrap();
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Guest { id, name: name.to_owned(), pid: 7, labels, left_out: 0 }
+    }
+
+    /// By their ids.
+    pub(in crate::attach) fn by_id(guests: impl IntoIterator<Item = Guest>) -> BTreeMap<ContainerId, Guest> {
+        guests.into_iter().map(|guest| (guest.id.clone(), guest)).collect()
+    }
+
+    fn guests() -> BTreeMap<ContainerId, Guest> {
+        let of = |service: &'static str, number: &'static str, oneoff: &'static str| {
+            [
+                ("com.docker.compose.project", "shop"),
+                ("com.docker.compose.service", service),
+                ("com.docker.compose.container-number", number),
+                ("com.docker.compose.oneoff", oneoff),
+            ]
+        };
+        by_id([
+            guest("aaaaaaaaaaaa1", "web", &[("tier", "front"), ("empty", "")]),
+            guest("aaaaaaaaaaaa2", "db", &[("tier", "back")]),
+            guest("bbbb", "cafe", &[("tier", "back")]),
+            guest("cafe", "other", &[]),
+            guest("1234", "shop-web-1", &of("web", "1", "False")),
+            guest("dddd", "shop-web-2", &of("web", "2", "False")),
+            guest("eeee", "shop-web-run-77", &of("web", "1", "True")),
+        ])
+    }
+
+    /// The names of the containers that are meant.
+    fn meant(selector: &str) -> Vec<String> {
+        let guests = guests();
+        let places = selector.parse::<Selector>().unwrap().places(&guests).unwrap();
+        let name = |place: &Place| match place {
+            Place::Container(id) => guests[id].name.clone(),
+            Place::Process { .. } | Place::File(_) => place.to_string(),
+        };
+        places.iter().map(name).collect()
+    }
+
+    #[test]
+    fn each_form_means_the_containers_that_it_says() {
+        for (selector, names) in [
+            ("web", &["web"][..]),
+            ("name:web", &["web"]),
+            ("nobody", &[]),
+            // A name before an id that begins so.
+            ("cafe", &["cafe"]),
+            ("bbbb", &["cafe"]),
+            ("aaaaaaaaaaaa2", &["db"]),
+            ("name:bbbb", &[]),
+            ("id:AAAAAAAAAAAA1", &["web"]),
+            ("id:ffffffffffff", &[]),
+            ("label:tier=back", &["db", "cafe"]),
+            ("label:tier=", &[]),
+            ("label:empty=", &["web"]),
+            ("compose:shop/web", &["shop-web-1", "shop-web-2"]),
+            ("compose:shop/web/1", &["shop-web-1"]),
+            ("compose:shop/web/9", &[]),
+            ("compose:other/web", &[]),
+            // An id that begins so before a process.
+            ("1234", &["shop-web-1"]),
+            ("4321", &["process 4321"]),
+            ("0", &[]),
+            ("pid:1234", &["process 1234"]),
+            ("/run/netns/x", &["/run/netns/x"]),
+            ("netns:/run/netns/x", &["/run/netns/x"]),
+        ] {
+            assert_eq!(meant(selector), names, "{selector}");
+        }
+    }
+
+    #[test]
+    fn two_candidates_where_one_can_be_are_refused_and_both_named() {
+        for (selector, said) in [
+            (
+                "aaaaaaaaaaaa",
+                "aaaaaaaaaaaa means both web (aaaaaaaaaaaa) and db (aaaaaaaaaaaa): give more digits of the id, or the name",
+            ),
+            (
+                "id:aaaaaaaaaaaa",
+                "id:aaaaaaaaaaaa means both web (aaaaaaaaaaaa) and db (aaaaaaaaaaaa): give more digits of the id, or the name",
+            ),
+        ] {
+            let refused = selector.parse::<Selector>().unwrap().places(&guests()).unwrap_err();
+            assert_eq!(refused.to_string(), said);
+        }
+    }
+
+    #[test]
+    fn what_selects_nothing_is_refused_with_what_to_write() {
+        for (text, said) in [
+            ("", "is missing"),
+            (&"x".repeat(1025), "at most 1024 bytes"),
+            ("web one", "no name of a container"),
+            ("-web", "no name of a container"),
+            ("name:", "no name of a container"),
+            ("id:abc", "at least 12 of its hex digits"),
+            ("id:wxyzwxyzwxyz", "at least 12"),
+            ("label:tier", "write label:KEY=VALUE"),
+            ("label:=x", "write label:KEY=VALUE"),
+            ("compose:shop", "write compose:PROJECT/SERVICE"),
+            ("compose:shop/web/x", "write compose:PROJECT/SERVICE"),
+            ("compose:shop/web/0", "the first with number 1"),
+            ("compose:shop//1", "write compose:PROJECT/SERVICE"),
+            ("pid:0", "from 1 to 2147483647"),
+            ("pid:-1", "from 1 to 2147483647"),
+            ("pid:4294967295", "from 1 to 2147483647"),
+            ("netns:x", "begins with a slash"),
+            ("/run/netns/../../etc/passwd", "has no .."),
+            ("lxc:web", "lxc: is not supported"),
+        ] {
+            let error = text.parse::<Selector>().unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_refused_or_read_again_as_it_is_shown(
+            text in prop_oneof![".{0,40}", "(name|id|label|compose|pid|netns):[a-f0-9/=.]{0,30}"]
+        ) {
+            if let Ok(selector) = text.parse::<Selector>() {
+                prop_assert_eq!(selector.to_string().parse::<Selector>(), Ok(selector.clone()));
+                let _ = selector.places(&guests());
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! How far each attachment is, by what was found. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use wire_net::LinkName;
+use wire_state::Namespace;
+
+use super::{Attachment, document::AttachmentId};
+use crate::guests::{ContainerId, Guest, Place};
+
+/// How far an attachment is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// No container is there that it is for.
+    Waiting,
+    /// It is in all of these.
+    Attached(BTreeSet<Namespace>),
+    /// It cannot be made, for this reason; perhaps in one of several containers.
+    Blocked(String),
+}
+
+/// What came of a place when its namespace was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// Its namespace, in which the interfaces are that this agent made.
+    Reached { namespace: Namespace, made: BTreeSet<AttachmentId>, faults: BTreeMap<AttachmentId, String> },
+    /// It has ended meanwhile.
+    Gone,
+    /// It cannot be entered, for this reason.
+    Barred(String),
+}
+
+/// Which attachments are wanted in which places, and the reasons why some are in none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Placement {
+    pub(crate) wanted: BTreeMap<Place, Vec<AttachmentId>>,
+    pub(crate) blocked: BTreeMap<AttachmentId, String>,
+}
+
+impl Placement {
+    /// Of those of the attachments that are known, by the containers that run.
+    pub(crate) fn new(attachments: &BTreeMap<AttachmentId, Attachment>, guests: &BTreeMap<ContainerId, Guest>) -> Self {
+        let mut placement = Self::default();
+        for (id, attachment) in attachments {
+            match attachment.guest.places(guests) {
+                Ok(places) => places.into_iter().for_each(|place| placement.want(place, *id)),
+                Err(ambiguous) => drop(placement.blocked.insert(*id, ambiguous.to_string())),
+            }
+        }
+        placement
+    }
+
+    fn want(&mut self, place: Place, id: AttachmentId) {
+        self.wanted.entry(place).or_default().push(id);
+    }
+
+    /// How far each attachment is, by what came of the places.
+    pub(crate) fn statuses(
+        &self,
+        attachments: &BTreeMap<AttachmentId, Attachment>,
+        arrivals: &BTreeMap<Place, Arrival>,
+    ) -> BTreeMap<AttachmentId, Status> {
+        let clashes = self.clashes(attachments, arrivals);
+        attachments.keys().map(|id| (*id, self.status(*id, arrivals, &clashes))).collect()
+    }
+
+    fn status(
+        &self,
+        id: AttachmentId,
+        arrivals: &BTreeMap<Place, Arrival>,
+        clashes: &BTreeMap<AttachmentId, String>,
+    ) -> Status {
+        if let Some(why) = self.blocked.get(&id).or_else(|| clashes.get(&id)) {
+            return Status::Blocked(why.clone());
+        }
+        let mut attached = BTreeSet::new();
+        let mut is_missing = false;
+        let places = self.wanted.iter().filter(|(_, wanted)| wanted.contains(&id)).map(|(place, _)| place);
+        for place in places {
+            match arrivals.get(place) {
+                Some(Arrival::Barred(why)) => return Status::Blocked(format!("{place}: {why}")),
+                Some(Arrival::Reached { namespace, made, faults }) => {
+                    if let Some(why) = faults.get(&id) {
+                        return Status::Blocked(format!("{place}: {why}"));
+                    }
+                    if made.contains(&id) {
+                        attached.insert(*namespace);
+                    } else {
+                        is_missing = true;
+                    }
+                }
+                Some(Arrival::Gone) | None => {}
+            }
+        }
+        if attached.is_empty() || is_missing { Status::Waiting } else { Status::Attached(attached) }
+    }
+
+    /// Two attachments with one interface in one namespace, though by different selectors: the one with the higher id gives way.
+    pub(crate) fn clashes(
+        &self,
+        attachments: &BTreeMap<AttachmentId, Attachment>,
+        arrivals: &BTreeMap<Place, Arrival>,
+    ) -> BTreeMap<AttachmentId, String> {
+        let mut wanted: BTreeSet<(AttachmentId, Namespace, &Place)> = BTreeSet::new();
+        for (place, ids) in &self.wanted {
+            if let Some(Arrival::Reached { namespace, .. }) = arrivals.get(place) {
+                wanted.extend(ids.iter().map(|id| (*id, *namespace, place)));
+            }
+        }
+        let mut taken: BTreeMap<(Namespace, LinkName), AttachmentId> = BTreeMap::new();
+        let mut clashes = BTreeMap::new();
+        for (id, namespace, place) in wanted {
+            let Some(attachment) = attachments.get(&id) else { continue };
+            let interface = attachment.interface;
+            let first = *taken.entry((namespace, interface)).or_insert(id);
+            if first != id {
+                clashes.insert(id, format!("attachment {first} makes {interface} in {place} already"));
+            }
+        }
+        clashes
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("waiting"),
+            Self::Attached(_) => f.write_str("attached"),
+            Self::Blocked(why) => write!(f, "blocked: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            check::tests::document,
+            selector::tests::{by_id, guest},
+        },
+        *,
+    };
+
+    fn documents(all: &[&str]) -> BTreeMap<AttachmentId, Attachment> {
+        all.iter().map(|fields| document(fields)).map(|one| (one.id, one)).collect()
+    }
+
+    /// A place that was reached, in which these were made.
+    fn reached(number: u64, made: &[AttachmentId]) -> Arrival {
+        let made = made.iter().copied().collect();
+        Arrival::Reached { namespace: Namespace::Guest(number), made, faults: BTreeMap::new() }
+    }
+
+    fn said(statuses: &BTreeMap<AttachmentId, Status>) -> Vec<String> {
+        statuses.values().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_attachment_waits_for_its_container_is_attached_and_waits_again() {
+        let attachments = documents(&["{}"]);
+        let id = document("{}").id;
+        let web = guest("aaaa", "web", &[]);
+        let nobody = Placement::new(&attachments, &BTreeMap::new());
+        assert!(nobody.wanted.is_empty());
+        assert_eq!(said(&nobody.statuses(&attachments, &BTreeMap::new())), ["waiting"]);
+        let placement = Placement::new(&attachments, &by_id([web.clone()]));
+        let place = Place::Container(web.id.clone());
+        assert_eq!(placement.wanted, [(place.clone(), vec![id])].into());
+        for (arrival, status) in [
+            (Arrival::Gone, "waiting"),
+            (reached(7, &[]), "waiting"),
+            (reached(7, &[id]), "attached"),
+            (Arrival::Barred("it is this host".to_owned()), "blocked: container aaaa00000000: it is this host"),
+        ] {
+            assert_eq!(said(&placement.statuses(&attachments, &[(place.clone(), arrival)].into())), [status]);
+        }
+        let faults = [(id, "eth1 is there, and is not ours".to_owned())].into();
+        let taken = Arrival::Reached { namespace: Namespace::Guest(7), made: BTreeSet::new(), faults };
+        let statuses = placement.statuses(&attachments, &[(place, taken)].into());
+        assert_eq!(said(&statuses), ["blocked: container aaaa00000000: eth1 is there, and is not ours"]);
+    }
+
+    #[test]
+    fn of_several_containers_each_is_wanted_and_one_that_misses_it_is_waited_for() {
+        let attachments = documents(&[r#"{"guest":"label:tier=web","addresses":["network"]}"#]);
+        let id = document("{}").id;
+        let guests = [guest("aaaa", "a", &[("tier", "web")]), guest("bbbb", "b", &[("tier", "web")])];
+        let placement = Placement::new(&attachments, &by_id(guests.clone()));
+        let [one, other] = guests.map(|guest| Place::Container(guest.id));
+        assert_eq!(placement.wanted, [(one.clone(), vec![id]), (other.clone(), vec![id])].into());
+        let half = [(one.clone(), reached(7, &[id])), (other.clone(), reached(8, &[]))].into();
+        assert_eq!(said(&placement.statuses(&attachments, &half)), ["waiting"]);
+        let all = [(one, reached(7, &[id])), (other, reached(8, &[id]))].into();
+        let in_both = Status::Attached([Namespace::Guest(7), Namespace::Guest(8)].into());
+        assert_eq!(placement.statuses(&attachments, &all), [(id, in_both)].into());
+    }
+
+    #[test]
+    fn a_selector_that_means_two_blocks_its_attachment_and_no_other() {
+        let attachments =
+            documents(&[r#"{"guest":"id:aaaaaaaaaaaa"}"#, r#"{"id":"00000000000000bb","guest":"web","addresses":[]}"#]);
+        let guests = [guest("aaaaaaaaaaaa1", "web", &[]), guest("aaaaaaaaaaaa2", "db", &[])];
+        let placement = Placement::new(&attachments, &by_id(guests));
+        let statuses = said(&placement.statuses(&attachments, &BTreeMap::new()));
+        assert!(statuses[0].starts_with("blocked: id:aaaaaaaaaaaa means both web"), "{statuses:?}");
+        assert_eq!(statuses[1], "waiting");
+        assert_eq!(placement.wanted.len(), 1);
+    }
+
+    /// Containers that share a namespace (`--network container:`) have one key, and so do a name and a path.
+    #[test]
+    fn two_selectors_that_lead_to_one_namespace_do_not_both_make_an_interface() {
+        let attachments = documents(&["{}", r#"{"id":"00000000000000bb","guest":"/run/netns/web","addresses":[]}"#]);
+        let web = guest("aaaa", "web", &[]);
+        let placement = Placement::new(&attachments, &by_id([web.clone()]));
+        let arrivals: BTreeMap<Place, Arrival> = [
+            (Place::Container(web.id), reached(7, &[document("{}").id])),
+            (Place::File("/run/netns/web".into()), reached(7, &[])),
+        ]
+        .into();
+        let statuses = said(&placement.statuses(&attachments, &arrivals));
+        assert_eq!(statuses, ["attached", "blocked: attachment 00000000000000aa makes eth1 in /run/netns/web already"]);
+    }
+}

@@ -1,0 +1,399 @@
+//! Helper and client on real namespaces, with a Docker that says what the test wants.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sched::{CloneFlags, setns},
+    unistd::Uid,
+};
+use wire_kernel::{KernelDataplane, OpenedGuest, RouteForm};
+use wire_net::{LinkName, MacAddr, Mtu};
+use wire_netlink::lab::{in_namespace, keep_only_net_admin, run};
+use wire_state::{
+    Address, DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, PerNamespace, Reconciler, Scope,
+    Veth,
+};
+
+use super::{
+    client::{Helper as Client, HelperError, Running},
+    guest::{ContainerId, Place},
+    packet::{self, Packets},
+    protocol::{Answer, LONGEST_ANSWER, Refusal, Request, Why, Word},
+    serve::Helper,
+};
+use crate::host_dataplane::HostDataplane;
+
+/// A helper whose host is this thread's namespace, and its folder.
+struct Served {
+    folder: tempfile::TempDir,
+    client: Client,
+}
+
+impl Served {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// `docker` gets the path at which Docker's socket is looked for.
+    fn with(docker: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::in_folder(folder.path());
+        let docker_socket = folder.path().join("docker.sock");
+        docker(&docker_socket);
+        let helper = Helper::new(docker_socket, Uid::from_raw(65534)).unwrap();
+        let listener = packet::listen_at(&folder.path().join("guests.sock")).unwrap();
+        // It ends with the process.
+        thread::spawn(move || helper.serve(listener.as_fd(), None));
+        Self { folder, client }
+    }
+
+    fn connect(&self) -> Packets {
+        Packets::connect(&self.folder.path().join("guests.sock")).unwrap()
+    }
+
+    fn refusal(&self, place: &Place) -> Refusal {
+        let error = self.client.open(place).unwrap_err();
+        let HelperError::Refused(refusal) = error else { panic!("{error}") };
+        refusal
+    }
+}
+
+/// A process in a new namespace, as a container has one.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Self {
+        // What it prints says that it is inside.
+        let mut command = Command::new("unshare");
+        let mut child =
+            command.args(["--net", "sh", "-c", "echo in; exec sleep 1000"]).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+        Self(child)
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn started(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        text.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap().parse().unwrap()
+    }
+
+    fn place(&self) -> Place {
+        Place::Process { pid: self.pid(), started: None }
+    }
+
+    fn run(&self, command: &str) -> String {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
+        let inside = || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            run(command)
+        };
+        thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+/// A veth pair between the host and a guest.
+fn wanted(guest: Namespace) -> PerNamespace<DesiredNet> {
+    let end = |namespace, name, last| {
+        let peer = LinkPlace { namespace, name };
+        let kind = DesiredKind::Kernel(KernelKind::Veth(Veth { peer }));
+        DesiredLink { mac: Some(MacAddr::new([2, 0x57, 10, 9, 0, last])), ..DesiredLink::new(kind, Mtu(1400)) }
+    };
+    let (outside, inside) = (name("wp1"), name("eth1"));
+    let (mut host, mut net) = (DesiredNet::default(), DesiredNet::default());
+    host.links.insert(outside, end(guest, inside, 1));
+    net.links.insert(inside, end(Namespace::Host, outside, 2));
+    net.addresses.insert(Address { link: inside, address: [10, 9, 0, 2].into(), len: 24 });
+    [(Namespace::Host, host), (guest, net)].into_iter().collect()
+}
+
+/// What an agent with CAP_NET_ADMIN alone does with what it was passed.
+fn attach(guest: Namespace, opened: OpenedGuest) {
+    let as_agent = || {
+        keep_only_net_admin();
+        let mut kernel = KernelDataplane::open(RouteForm::Plain).unwrap();
+        kernel.add_opened(guest, opened).unwrap();
+        let scope = |device: &str| Scope { devices: [name(device)].into(), ..Scope::default() };
+        let scopes = [(Namespace::Host, scope("wp1")), (guest, scope("eth1"))];
+        let driver = HostDataplane::without_tunnels(kernel);
+        let report = Reconciler::new(driver, scopes.into_iter().collect()).round(&wanted(guest));
+        assert!(report.converged, "{:?}", report.failures);
+    };
+    thread::scope(|scope| scope.spawn(as_agent).join().unwrap());
+}
+
+#[test]
+fn what_the_helper_passes_is_enough_to_attach_a_process_with_net_admin_alone() {
+    in_namespace(|| {
+        let served = Served::new();
+        let sleeper = Sleeper::start();
+        let (guest, opened) = served.client.open(&sleeper.place()).unwrap();
+        attach(guest, opened);
+        let found = sleeper.run("ip -o -4 addr show eth1; ip link show eth1");
+        assert!(found.contains("10.9.0.2/24") && found.contains("02:57:0a:09:00:02"), "{found}");
+        assert!(found.contains("mtu 1400"), "{found}");
+        run("ip link show wp1");
+        // Another call has the same name for it, and another process another name.
+        assert_eq!(served.client.open(&sleeper.place()).unwrap().0, guest);
+        let right = Place::Process { pid: sleeper.pid(), started: Some(sleeper.started()) };
+        assert_eq!(served.client.open(&right).unwrap().0, guest);
+        let file = Place::File(PathBuf::from(format!("/proc/{}/ns/net", sleeper.pid())));
+        assert_eq!(served.client.open(&file).unwrap().0, guest);
+        assert_ne!(served.client.open(&Sleeper::start().place()).unwrap().0, guest);
+    });
+}
+
+#[test]
+fn the_host_itself_and_what_is_no_network_namespace_are_refused_with_the_reason() {
+    in_namespace(|| {
+        let served = Served::new();
+        let sleeper = Sleeper::start();
+        let own = File::open("/proc/thread-self/ns/net").unwrap();
+        let own = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&own));
+        let file = |path: &str| Place::File(PathBuf::from(path));
+        let fifo = served.folder.path().join("pipe");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let other_start = Place::Process { pid: sleeper.pid(), started: Some(sleeper.started() + 1) };
+        let gone = Place::Process { pid: i32::MAX.cast_unsigned(), started: None };
+        for (place, why, said) in [
+            (file(&own), Why::Host, "the network of this host itself"),
+            (file("/etc/passwd"), Why::Failed, "no namespace"),
+            (file("/dev/zero"), Why::Failed, "no namespace"),
+            (file(fifo.to_str().unwrap()), Why::Failed, "no namespace"),
+            (file(&format!("/proc/{}/ns/mnt", sleeper.pid())), Why::Failed, "Invalid argument"),
+            (file("/run/netns/there-is-none"), Why::NotThere, "No such file"),
+            (other_start, Why::NotThere, "its number is another one's"),
+            (gone, Why::NotThere, "No such file"),
+            (Place::Container("a".repeat(64).parse().unwrap()), Why::NotThere, "container aaaaaaaaaaaa"),
+        ] {
+            let refusal = served.refusal(&place);
+            assert!(refusal.why == why && refusal.text.contains(said), "{place}: {refusal:?}");
+        }
+    });
+}
+
+#[test]
+fn a_malformed_packet_is_answered_and_ends_the_connection_and_no_other() {
+    in_namespace(|| {
+        let served = Served::new();
+        let sleeper = Sleeper::start();
+        let long = vec![1; 100_000];
+        for packet in [&[0_u8][..], b"GET / HTTP/1.1\r\n\r\n", &[1, 1, 0, 5], &[1, 77, 0, 0], &long] {
+            let connection = served.connect();
+            connection.send(packet, &[]).unwrap();
+            let answer = Answer::decode(&connection.receive(LONGEST_ANSWER).unwrap().unwrap()).unwrap();
+            let Answer::Refused(refusal) = answer else { panic!("{answer:?}") };
+            assert!(refusal.why == Why::Malformed && refusal.text.starts_with("the request is refused: "));
+            assert!(connection.receive(LONGEST_ANSWER).map_or(true, |end| end.is_none()), "it goes on");
+        }
+        // Descriptors that nobody asked for are closed, and one that hangs up is no harm.
+        let connection = served.connect();
+        let many: Vec<OwnedFd> = (0..50).map(|_| File::open("/dev/null").unwrap().into()).collect();
+        let many: Vec<_> = many.iter().map(AsFd::as_fd).collect();
+        connection.send(&Request::Open(sleeper.place()).encode(), &many).unwrap();
+        drop(connection);
+        served.client.open(&sleeper.place()).unwrap();
+    });
+}
+
+#[test]
+fn more_connections_than_the_agent_needs_are_closed_and_room_comes_back() {
+    in_namespace(|| {
+        let served = Served::new();
+        let sleeper = Sleeper::start();
+        let ask = |connection: &Packets| {
+            let _ = connection.send(&Request::Open(sleeper.place()).encode(), &[]);
+            connection.receive_with_descriptors(LONGEST_ANSWER).ok().flatten().is_some()
+        };
+        let open: Vec<Packets> = (0..8).map(|_| served.connect()).collect();
+        assert!(open.iter().all(ask));
+        assert!(!ask(&served.connect()), "a ninth is served");
+        drop(open);
+        let mut tries = 0;
+        while served.client.open(&sleeper.place()).is_err() {
+            tries += 1;
+            assert!(tries < 1000, "there is no room any more");
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// A Docker: what the containers' processes are, and the events.
+struct Docker {
+    listener: UnixListener,
+    inspected: Receiver<String>,
+    events: Receiver<String>,
+}
+
+impl Docker {
+    fn start(socket: &Path) -> (Sender<String>, Sender<String>) {
+        let listener = UnixListener::bind(socket).unwrap();
+        let ((say_inspected, inspected), (say_events, events)) = (channel(), channel());
+        let docker = Self { listener, inspected, events };
+        thread::spawn(move || docker.serve());
+        (say_inspected, say_events)
+    }
+
+    /// Ends, and with it the events, when the test has no more to say.
+    fn serve(self) {
+        let mut answers = Vec::new();
+        let mut watching: Option<UnixStream> = None;
+        loop {
+            let (mut stream, _) = self.listener.accept().unwrap();
+            let mut asked = [0; 4096];
+            let len = stream.read(&mut asked).unwrap();
+            let asked = String::from_utf8_lossy(&asked[..len]).into_owned();
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+            if asked.starts_with("GET /events?") {
+                watching = Some(stream);
+            } else if asked.starts_with("GET /containers/json ") {
+                stream.write_all(format!(r#"[{{"Id":"{}"}}]"#, "a".repeat(64)).as_bytes()).unwrap();
+            } else {
+                let Ok(answer) = self.inspected.recv() else { return };
+                answers.push(asked);
+                stream.write_all(answer.as_bytes()).unwrap();
+                drop(stream);
+                // What happens after each container that was asked for.
+                let Ok(event) = self.events.recv() else { return };
+                watching.as_mut().unwrap().write_all(event.as_bytes()).unwrap();
+            }
+        }
+    }
+}
+
+fn inspected(letter: &str, name: &str, running: bool) -> String {
+    let (id, pid) = (letter.repeat(64), u32::from(running) * 7);
+    format!(
+        r#"{{"Id":"{id}","Name":"/{name}","State":{{"Running":{running},"Pid":{pid}}},"Config":{{"Labels":null}}}}"#
+    )
+}
+
+fn event(action: &str, letter: &str) -> String {
+    format!("{{\"Action\":\"{action}\",\"Actor\":{{\"ID\":\"{}\"}}}}\n", letter.repeat(64))
+}
+
+/// The names after a word.
+fn hear(running: &mut Running, word: Word) -> String {
+    running.hear(word);
+    running.guests().values().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_list_then_starts_names_and_ends_are_told_until_docker_ends_and_that_is_said() {
+    in_namespace(|| {
+        let mut docker = None;
+        let served = Served::with(|socket| docker = Some(Docker::start(socket)));
+        let (say_inspected, say_events) = docker.unwrap();
+        let watch = served.client.watch().unwrap();
+        let mut running = Running::default();
+        assert_eq!(hear(&mut running, watch.next().unwrap()), "", "the list begins");
+        say_inspected.send(inspected("a", "web", true)).unwrap();
+        say_events.send(event("start", "b")).unwrap();
+        assert_eq!(hear(&mut running, watch.next().unwrap()), "", "it is not whole");
+        assert_eq!(hear(&mut running, watch.next().unwrap()), "web");
+        say_inspected.send(inspected("b", "db", true)).unwrap();
+        say_events.send(event("rename", "a")).unwrap();
+        assert_eq!(hear(&mut running, watch.next().unwrap()), "web db");
+        say_inspected.send(inspected("a", "front", true)).unwrap();
+        say_events.send(event("die", "b") + &event("start", "c")).unwrap();
+        assert_eq!(hear(&mut running, watch.next().unwrap()), "front db");
+        assert_eq!(hear(&mut running, watch.next().unwrap()), "front");
+        // It has ended before it was looked at.
+        say_inspected.send(inspected("c", "short", false)).unwrap();
+        say_events.send(String::new()).unwrap();
+        assert_eq!(watch.next().unwrap(), Word::Ended("c".repeat(64).parse::<ContainerId>().unwrap()));
+        drop((say_inspected, say_events));
+        let ended = Client::in_folder(served.folder.path());
+        // The next container that is asked for finds Docker gone.
+        assert!(ended.open(&Place::Container("a".repeat(64).parse().unwrap())).is_err());
+        let Word::Away(why) = watch.next().unwrap() else { panic!("Docker's end is not said") };
+        assert!(why.contains("hung up"), "{why}");
+        running.hear(Word::Away(why));
+        assert_eq!(running.guests().len(), 1, "what runs goes on");
+        assert!(running.doubt().is_some());
+    });
+}
+
+#[test]
+fn without_docker_the_agent_is_told_so_once_and_the_list_comes_when_docker_does() {
+    in_namespace(|| {
+        let served = Served::new();
+        let watch = served.client.watch().unwrap();
+        let Word::Away(why) = watch.next().unwrap() else { panic!("nothing is said") };
+        assert!(why.contains("No such file"), "{why}");
+        let (say_inspected, say_events) = Docker::start(&served.folder.path().join("docker.sock"));
+        say_inspected.send(inspected("a", "web", true)).unwrap();
+        say_events.send(String::new()).unwrap();
+        let mut running = Running::default();
+        while running.doubt().is_some() {
+            running.hear(watch.next().unwrap());
+        }
+        assert_eq!(running.guests().len(), 1);
+    });
+}
+
+#[test]
+fn a_helper_that_systemd_started_ends_when_nobody_is_connected_any_more() {
+    in_namespace(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = packet::listen_at(&folder.path().join("guests.sock")).unwrap();
+        let helper = Helper::new(PathBuf::from("/nobody"), Uid::from_raw(0)).unwrap();
+        let serving = thread::spawn(move || helper.serve(listener.as_fd(), Some(Duration::from_millis(50))));
+        let client = Client::in_folder(folder.path());
+        let watch = client.watch().unwrap();
+        assert!(matches!(watch.next().unwrap(), Word::Away(_)));
+        thread::sleep(Duration::from_millis(200));
+        assert!(!serving.is_finished(), "it ends although the agent is connected");
+        drop(watch);
+        let ended: io::Result<()> = serving.join().unwrap();
+        ended.unwrap();
+    });
+}
+
+#[test]
+fn another_user_is_not_served() {
+    in_namespace(|| {
+        let served = Served::new();
+        let folder = served.folder.path();
+        run(&format!("chmod 755 {0}; chmod 666 {0}/guests.sock", folder.display()));
+        // Prints how many bytes the answer to a request has.
+        let script = "use Socket; socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die; connect(S, sockaddr_un($ARGV[0])) or die $!; \
+                      send(S, pack('C4', 1, 1, 0, 0), 0x4000); recv(S, $answer, 100, 0); print length($answer)";
+        let socket = folder.join("guests.sock");
+        let ask = |user: &str| {
+            let mut command = Command::new("setpriv");
+            command.args([&format!("--reuid={user}"), "--clear-groups", "perl", "-e", script]).arg(&socket);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().parse::<u32>().unwrap()
+        };
+        assert_eq!(ask("12345"), 0, "another user is served");
+        assert!(ask("65534") > 0, "the agent's user is not served");
+        assert!(ask("0") > 0, "root is not served");
+    });
+}
