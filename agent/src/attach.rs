@@ -1,13 +1,25 @@
 //! What is to be attached to containers, as documents that outlive them: which guests are meant (`selector`), what each gets (`document`), the
-//! rules for it (`check`), the files in which it is kept (`folder`), and how far it is (`status`).
+//! rules for it (`check`), the files in which it is kept (`folder`), and how far it is (`status`). Which containers run is known from the helper
+//! (`watched`), the namespaces that are wanted are opened by it (`spots`), and what an attachment has on its network is kept (`endpoint`).
 //!
-//! The agent does not make attachments yet: nothing here is called but by tests (docs/adr/0022-guests-helper.md).
-#![cfg_attr(not(test), expect(dead_code, reason = "the agent does not make attachments yet"))]
+//! The task of networks by name (`crate::named`) makes attachments with it: docs/adr/0023-attachments.md.
 
 mod check;
 mod document;
+mod endpoint;
 mod folder;
 mod selector;
+mod spots;
 mod status;
+mod watched;
 
-pub(crate) use self::{check::Refused, document::Attachment, selector::Selector};
+pub(crate) use self::{
+    check::{Refused, interface, mac},
+    document::{Attachment, AttachmentId, Link, Origin, Wish},
+    endpoint::{Attached, Endpoint, free_slot, hold},
+    folder::{Folder, Found},
+    selector::Selector,
+    spots::{Opened, Seen, Spots},
+    status::{Arrival, Placement, Status},
+    watched::{FindError, Watched},
+};

@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use wire_net::NetworkName;
 
 use crate::{
+    attach_command::{AttachFlags, DetachFlags},
     docker_unit::DOCKER_OPTS_FILE,
     exit::STATUSES,
     flat::Flat,
@@ -210,6 +211,13 @@ pub(crate) enum Command {
     /// Make, list, change and remove networks by name, which are there on all hosts.
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Give a container of this host an interface on a network by name. It has it again at each start, with the same address, until detach. Needs
+    /// wire-agent-guests.socket: systemctl enable --now wire-agent-guests.socket.
+    Attach(AttachFlags),
+    /// Take the interfaces of a container on networks by name away, and free their addresses.
+    Detach(DetachFlags),
+    /// List the attachments of this host with their states: waiting, attached since when, or blocked and why.
+    Attachments(Output),
     /// Compare this host with what it should hold, and print a sentence for each difference. Changes nothing. A running agent is asked, and
     /// repairs differences as always. Without one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something
     /// does, another: it could not be compared.

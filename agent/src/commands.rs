@@ -9,6 +9,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
+    attach_command,
     control::{self, proto},
     exit::Exit,
     flat::NETWORKS,
@@ -105,6 +106,7 @@ fn status_text(status: &proto::StatusReply) -> String {
         ("kernel", kernel),
         ("firewall", firewall_text(&firewall)),
         ("networks", networks_text(&status.networks)),
+        ("attached", attach_command::summary(&status.attachments)),
         ("identity", status.identity.clone()),
         ("version", status.version.clone()),
     ];

@@ -1,5 +1,6 @@
 //! The control socket: gRPC on `run-dir/control.sock`, for `wire-agent status`, `peers` and other clients.
 
+mod attachments;
 mod networks;
 
 use std::{
@@ -21,6 +22,7 @@ use tonic::{
 use wire_forward::Fault;
 
 use crate::{
+    attach::Watched,
     exit::Exit,
     loops::{COMPARE_TIMEOUT, Loops},
     named::{self, Wish},
@@ -43,7 +45,10 @@ pub(crate) mod proto {
 
 use proto::control_client::ControlClient;
 
-pub(crate) use self::networks::{expose, hide};
+pub(crate) use self::{
+    attachments::{attach, detach},
+    networks::{expose, hide},
+};
 
 /// The path of the control socket.
 pub(crate) fn socket(run_dir: &Path) -> PathBuf {
@@ -71,6 +76,8 @@ pub(crate) struct Running {
     pub(crate) loops: Loops,
     /// Takes commands about networks by name, if the agent is the default network's.
     pub(crate) networks: Option<mpsc::Sender<named::Request>>,
+    /// Takes commands about attachments, likewise.
+    pub(crate) attaching: Option<(mpsc::Sender<named::AttachRequest>, Watched)>,
 }
 
 /// Answers on the socket until it is dropped. `running` is the agent, if one runs.
@@ -117,6 +124,14 @@ impl proto::control_server::Control for ControlService {
 
     async fn hide(&self, request: Request<proto::NetworkRequest>) -> Result<Response<proto::NetworkReply>, Status> {
         self.wish(&request.into_inner().network, Wish::Hide).await
+    }
+
+    async fn attach(&self, request: Request<proto::AttachRequest>) -> Result<Response<proto::AttachReply>, Status> {
+        self.attach_guest(request.into_inner()).await
+    }
+
+    async fn detach(&self, request: Request<proto::DetachRequest>) -> Result<Response<proto::DetachReply>, Status> {
+        self.detach_guest(request.into_inner()).await
     }
 
     async fn fail(&self, request: Request<proto::FailRequest>) -> Result<Response<proto::FailReply>, Status> {

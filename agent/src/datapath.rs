@@ -2,20 +2,25 @@
 //!
 //! Input: the desired state. Output: a report in the status after each round, and a notification when the underlay has changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
-use wire_backends::Segment;
+use wire_backends::{Segment, SegmentEndpoint};
 use wire_kernel::Changes;
-use wire_net::{LinkName, chain};
+use wire_net::chain;
 use wire_state::{
-    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, Findings, KernelKind, KernelOp, Namespace, Network,
-    ObservedNet, Op, PerNamespace, Plan, Reconciler, Report, Scope, TunnelOp,
+    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, Findings, KernelKind, KernelOp, LinkPlace, Namespace,
+    Network, ObservedNet, Op, PerNamespace, Plan, Reconciler, Report, Scope, TunnelOp,
 };
 use wire_store::Revision;
 
 use crate::{
+    attach::Opened,
     audit::{Audit, has_found, pause_after},
     notify,
     ports::{NetworkMonitor, NetworkPort, Ports},
@@ -27,6 +32,9 @@ use crate::{
 
 /// The interval at which everything is read and compared, even without a notification. It grows where that takes long ([`pause_after`]).
 const PERIOD: Duration = Duration::from_secs(60);
+
+/// The same while there are links in containers: nothing is heard of changes there.
+const PERIOD_OF_GUESTS: Duration = Duration::from_secs(30);
 
 /// The pause before everything is compared again, if the kernel could not be read while the loop changed it.
 const AUDIT_AGAIN: Duration = Duration::from_secs(5);
@@ -46,10 +54,19 @@ pub(crate) type NetworkHandle = LoopHandle<NetworkShare, Outcome>;
 pub(crate) struct NetworkShare {
     pub(crate) desired: Arc<PerNamespace<DesiredNet>>,
     pub(crate) scope: Scope,
+    /// The containers' namespaces that it has links in.
+    pub(crate) guests: BTreeMap<Namespace, GuestShare>,
     /// The subnets that hosts lease, if it is a flat network.
     pub(crate) subnets: Option<Subnets>,
     /// The revision of the leases from which it was computed, if it was.
     pub(crate) revision: Option<Revision>,
+}
+
+/// The share of one network in a container's namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestShare {
+    pub(crate) opened: Opened,
+    pub(crate) scope: Scope,
 }
 
 /// The outcome of a round for the network as a whole. Later variants are worse.
@@ -76,13 +93,13 @@ impl Outcome {
             Conflict::Name { link, .. }
             | Conflict::Vni { link, .. }
             | Conflict::Port { link, .. }
-            | Conflict::Needs { link, .. } => !Segment::has_device(link.name),
+            | Conflict::Needs { link, .. } => !is_of_named(*link),
             Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
         // A network by name that cannot be made stops no other.
-        let is_of_named = |op: &Op| made(op).is_some_and(Segment::has_device);
+        let makes_one_of_named = |op: &Op| made(op).is_some_and(is_of_named);
         let failed = report.failures.iter().map(|failure| match failure {
-            Failure::Op { op, .. } if is_of_named(op) => Self::Usable,
+            Failure::Op { op, .. } if makes_one_of_named(op) => Self::Usable,
             Failure::Op { op, error, .. } if error.kind == ErrorKind::Unsupported => Self::unsupported(op),
             Failure::Op { op, .. } if op.is_link() => Self::Unusable,
             Failure::Read(_) => Self::Unusable,
@@ -97,11 +114,18 @@ impl Outcome {
 }
 
 /// The link that an operation makes or changes.
-const fn made(op: &Op) -> Option<LinkName> {
+const fn made(op: &Op) -> Option<LinkPlace> {
     match op {
-        Op::Kernel(_, KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _)) => Some(*name),
+        Op::Kernel(namespace, KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _)) => {
+            Some(LinkPlace { namespace: *namespace, name: *name })
+        }
         Op::Kernel(..) | Op::Tunnel(_) => None,
     }
+}
+
+/// Whether a link belongs to a network by name or to a container on it.
+fn is_of_named(LinkPlace { namespace, name }: LinkPlace) -> bool {
+    namespace != Namespace::Host || Segment::has_device(name) || SegmentEndpoint::has_port(name)
 }
 
 impl Outcome {
@@ -125,6 +149,8 @@ pub(crate) struct NetworkLoop<P: Ports> {
     ports: P,
     reconciler: Reconciler<P::Network>,
     merged: LastMerge<PerNamespace<DesiredNet>>,
+    /// The containers' namespaces that the driver has.
+    guests: BTreeSet<Namespace>,
     status: StatusWriter,
     underlay_changed: Arc<Notify>,
     /// Is notified when a tunnel has ended by itself.
@@ -156,6 +182,7 @@ impl<P: Ports> NetworkLoop<P> {
             ports,
             reconciler: Reconciler::new(driver, PerNamespace::default()),
             merged: LastMerge::default(),
+            guests: BTreeSet::new(),
             status,
             underlay_changed,
             tunnel_ended,
@@ -169,13 +196,42 @@ impl<P: Ports> NetworkLoop<P> {
         }
     }
 
+    /// Has the driver take the containers' namespaces that are new, and give up those that are not wanted any more: an open one exists on.
+    fn follow_guests(&mut self, shares: &Shares<NetworkShare>) {
+        let wanted: BTreeMap<Namespace, &Opened> = shares
+            .values()
+            .flat_map(|share| share.guests.iter().map(|(namespace, guest)| (*namespace, &guest.opened)))
+            .collect();
+        for namespace in std::mem::take(&mut self.guests) {
+            if wanted.contains_key(&namespace) {
+                self.guests.insert(namespace);
+            } else {
+                self.reconciler.driver().remove_guest(namespace);
+            }
+        }
+        for (namespace, opened) in wanted {
+            if self.guests.contains(&namespace) {
+                continue;
+            }
+            let opened = opened.descriptors().map_err(DataplaneError::Open);
+            match opened.and_then(|opened| self.reconciler.driver().add_guest(namespace, opened)) {
+                Ok(()) => drop(self.guests.insert(namespace)),
+                Err(error) => {
+                    error!(?namespace, error = chain(&error), "a container's network namespace cannot be used")
+                }
+            }
+        }
+    }
+
+    /// How often everything is compared.
+    fn period(&self) -> Duration {
+        if self.guests.is_empty() { PERIOD } else { PERIOD_OF_GUESTS }
+    }
+
     /// The desired state of all networks.
     fn desired(&mut self, shares: &Shares<NetworkShare>) -> Arc<PerNamespace<DesiredNet>> {
-        let mut all = shares.values();
-        let first = all.next();
-        let mut scope = first.map(|share| share.scope.clone()).unwrap_or_default();
-        all.for_each(|share| scope.extend(&share.scope));
-        let scope = PerNamespace::host(scope);
+        let scope = scopes(shares);
+        self.follow_guests(shares);
         if scope != *self.reconciler.scope() {
             self.reconciler.set_scope(scope);
             self.monitor = None;
@@ -205,7 +261,7 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
         self.stored.follow(self.ports.supervisor(), &tunnels.handles());
         self.settle = SETTLE.max(begun.elapsed() * 4);
         if report.read_back {
-            self.next_read = Instant::now() + PERIOD;
+            self.next_read = Instant::now() + self.period();
             // Whatever caused the read may have changed the underlay too, before the monitor was open.
             self.underlay_changed.notify_one();
         }
@@ -332,6 +388,19 @@ impl<P: Ports> NetworkLoop<P> {
         }
         Outcome::of(&report)
     }
+}
+
+/// What all networks want to be looked at.
+fn scopes(shares: &Shares<NetworkShare>) -> PerNamespace<Scope> {
+    let mut all = shares.values();
+    let first = all.next();
+    let mut host = first.map(|share| share.scope.clone()).unwrap_or_default();
+    all.for_each(|share| host.extend(&share.scope));
+    let mut scopes: BTreeMap<Namespace, Scope> = [(Namespace::Host, host)].into();
+    for (namespace, guest) in shares.values().flat_map(|share| &share.guests) {
+        scopes.entry(*namespace).or_default().extend(&guest.scope);
+    }
+    scopes.into_iter().collect()
 }
 
 fn host(cached: Option<&PerNamespace<ObservedNet>>) -> Option<&ObservedNet> {

@@ -18,6 +18,7 @@ use wire_state::{DataplaneError, DesiredFile, DesiredFiles, FileOp, Marks, PerNa
 use wire_store::{EtcdStore, Random, StoreError};
 
 use crate::{
+    attach::Folder,
     daemon_json::{self, DaemonJsonError, Without},
     docker_opts::SubnetEnv,
     docker_unit::{DockerUnit, FOR_DOCKER},
@@ -263,7 +264,7 @@ fn kernel_left(
 ) -> Result<Reconciler<HostDataplane>, DataplaneError> {
     let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
     let of_named = document.held().map(|(_, kept)| kept.record.vni);
-    let of_named = of_named.flat_map(|vni| [Segment::bridge(vni), Segment::overlay(vni)]);
+    let of_named = of_named.flat_map(|vni| [Segment::bridge(vni), Segment::overlay(vni)]).chain(document.ports());
     let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).chain(of_named).collect();
     // Routes that are on no device of ours are found by their network: the blackhole of our own subnet, and those to hosts on the
     // underlay's link. After a reboot there is neither a file nor a route.
@@ -318,7 +319,7 @@ impl FilesLeft {
     fn of_state(settings: &Settings, document: &Document) -> Self {
         let folder = &settings.folders.state_dir;
         let known = KnownFiles::in_folder(folder, settings.prefix.clone());
-        let of_networks = document.names().map(|name| known.path(name));
+        let of_networks = document.names().map(|name| known.path(name)).chain(Folder::in_folder(folder).files());
         let last = [DocumentFile::in_folder(folder).path().to_owned(), StateFile::in_folder(folder).path().to_owned()];
         let order: Vec<PathBuf> = of_networks.chain(last).collect();
         let reconciler = Reconciler::new(FileDriver(RealDisk), order.iter().cloned().collect());

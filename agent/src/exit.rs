@@ -19,6 +19,8 @@ use crate::{
 
 /// The answer to a command is no.
 pub(crate) const NO: u8 = 1;
+/// `attach`: no such guest runs.
+pub(crate) const NO_GUEST: u8 = 3;
 /// A flag or variable is not valid: EX_USAGE.
 pub(crate) const USAGE: u8 = 64;
 /// No interface for the underlay: EX_NOHOST.
@@ -89,6 +91,15 @@ pub(crate) enum Exit {
     /// The agent answers a command with a refusal.
     #[error("the agent refuses: {message}")]
     Refused { message: String },
+    /// `attach`: no such guest runs.
+    #[error("{message}")]
+    NoGuest { message: String },
+    /// `attach` and `detach`: the answer is no.
+    #[error("{message}")]
+    NotAttached { message: String },
+    /// `attach`: the interface cannot be made now.
+    #[error("it is kept, and blocked: {reason}")]
+    Blocked { reason: String },
     /// A call to etcd failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -189,7 +200,12 @@ impl Exit {
             Self::Verify(error) => error.status(),
             Self::Trace(error) => error.status(),
             Self::Guests(error) => error.status(),
-            Self::NotReady { .. } | Self::RoutesLeft { .. } | Self::FirewallLeft { .. } => NO,
+            Self::NotReady { .. }
+            | Self::RoutesLeft { .. }
+            | Self::FirewallLeft { .. }
+            | Self::NotAttached { .. }
+            | Self::Blocked { .. } => NO,
+            Self::NoGuest { .. } => NO_GUEST,
             Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
             Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
             Self::NoAgent { .. }
@@ -247,6 +263,9 @@ impl Exit {
             | Self::Trace(_)
             | Self::Guests(_)
             | Self::NotReady { .. }
+            | Self::NoGuest { .. }
+            | Self::NotAttached { .. }
+            | Self::Blocked { .. }
             | Self::EtcdSettings(_)
             | Self::NoPossibleUnderlay { .. }
             | Self::SilentAgent { .. }
@@ -308,6 +327,7 @@ Exit statuses:
    0  the agent was asked to stop, or the command succeeded
  \
                                    1  the command's answer is no (for example: there is no network config)
+   3  attach: no such container or namespace runs
   64  a \
                                    flag or variable is not valid
   68  --iface can match no interface that leads to \

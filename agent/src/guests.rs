@@ -5,19 +5,21 @@
 //! a namespace (`open`) and passes it, and tells which containers run (`watch`, by `docker`). `client` is the agent's side. Both speak
 //! `protocol`, in packets with descriptors (`packet`).
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the agent does not make attachments yet"))]
 mod client;
 mod docker;
 mod guest;
 mod open;
 mod packet;
-mod protocol;
+pub(crate) mod protocol;
 mod serve;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub(crate) use self::{
+    client::{Helper, HelperError, Running},
     guest::{ContainerId, Guest, Place},
+    open::start_of,
+    protocol::{Why, Word},
     serve::{GuestsError, GuestsFlags, run},
 };

@@ -10,6 +10,7 @@
 mod agent;
 mod allocator;
 mod attach;
+mod attach_command;
 mod audit;
 mod bridges;
 mod cli;
@@ -136,6 +137,9 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Peers(output)) => runtime.block_on(commands::peers(&own_run_dir, output.json)),
         Some(Command::Config(command)) => runtime.block_on(config_command::run(command, etcd)),
         Some(Command::Network(command)) => runtime.block_on(network_command::run(command, etcd, &own_run_dir)),
+        Some(Command::Attach(flags)) => runtime.block_on(attach_command::attach(&own_run_dir, flags)),
+        Some(Command::Detach(flags)) => runtime.block_on(attach_command::detach(&own_run_dir, flags)),
+        Some(Command::Attachments(output)) => runtime.block_on(attach_command::list(&own_run_dir, output)),
         Some(Command::Verify { flags, remove_stale }) => {
             let form = if remove_stale { Form::Remove } else { Form::Verify };
             runtime.block_on(verify::run(form, flags, etcd, run, &run_dir))

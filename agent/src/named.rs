@@ -4,6 +4,9 @@
 //! Output: for each network its share in the loop of `Network`, what this host holds of it in the store and on disk ([`Document`]), and the status.
 //! A host that takes part in none follows nothing.
 
+mod attached;
+mod attachments;
+mod choice;
 mod document;
 mod jobs;
 mod known;
@@ -25,11 +28,14 @@ use wire_net::{DualStack, HostId, NetworkName};
 use wire_store::{LeaseId, LeaseStore};
 
 pub(crate) use self::{
+    attachments::{
+        AttachRequest, AttachWish, AttachmentSeen, AttachmentState, EndpointSeen, NewAttachment, Noted, Which,
+    },
     document::{Document, DocumentFile},
     known::KnownFiles,
     part::{NetworkSeen, NetworkState},
 };
-use crate::{exit::Exit, host::Host, loops::Loops, ports::Ports};
+use crate::{attach::Watched, exit::Exit, host::Host, loops::Loops, ports::Ports};
 
 /// What networks by name stand on: the default network, as it was joined.
 #[derive(Clone, Debug)]
@@ -90,6 +96,9 @@ pub(crate) struct Named<S> {
     /// Told by the session of the default network.
     pub(crate) ground: watch::Sender<Option<Ground<S>>>,
     pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) attaching: mpsc::Sender<AttachRequest>,
+    /// The containers that run.
+    pub(crate) watched: Watched,
 }
 
 /// The number of commands that wait until the task takes them.
@@ -107,9 +116,12 @@ impl<S: LeaseStore> Named<S> {
     ) -> Result<Self, Exit> {
         let (ground, stood_on) = watch::channel(None);
         let (requests, received) = mpsc::channel(REQUESTS);
-        let task = task::NamedTask::new(host, loops.network.clone(), stood_on, received)?;
+        let (attaching, to_attach) = mpsc::channel(REQUESTS);
+        let watched = Watched::new(&host.settings.folders.run_dir);
+        let received = (received, to_attach);
+        let task = task::NamedTask::new(host, loops.network.clone(), stood_on, received, watched.clone())?;
         tasks.spawn(task.run());
-        Ok(Self { ground, requests })
+        Ok(Self { ground, requests, attaching, watched })
     }
 
     /// Notes the store's lease of this host.

@@ -13,11 +13,11 @@ use sd_notify::NotifyState;
 use tokio::task::JoinHandle;
 use wire_firewall::{Counted, ForeignRules};
 use wire_forward::{Handle, Tunnels};
-use wire_kernel::{Changes, HostNetwork, Nic, Traffic};
+use wire_kernel::{Changes, HostNetwork, Nic, OpenedGuest, Traffic};
 use wire_net::{Family, LinkName, Prefix};
 use wire_state::{
-    ContainerLink, DataplaneError, DesiredFile, DesiredTable, Driver, Firewall, Network, ObservedFile, ObservedNet,
-    OpError, Scope,
+    ContainerLink, DataplaneError, DesiredFile, DesiredTable, Driver, Firewall, Namespace, Network, ObservedFile,
+    ObservedNet, OpError, Scope,
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, LeaseStore, Random};
 
@@ -100,6 +100,11 @@ pub trait Ports: Clone + Send + Sync + 'static {
     /// The folder below which Docker's units and settings are; `None` on a host that can have no Docker.
     fn docker_root(&self) -> Option<&Path>;
 
+    /// Whether this host has containers that attachments can be for.
+    fn has_guests(&self) -> bool {
+        false
+    }
+
     /// The names of the unix sockets in this network namespace, as `/proc/net/unix` has them.
     fn unix_sockets(&self) -> String;
 
@@ -151,6 +156,20 @@ pub trait NetworkPort: Driver<Resource = Network> + Send + 'static {
     /// # Errors
     /// When the kernel refuses a socket.
     fn monitor(&self, scope: Scope) -> Result<Self::Monitor, DataplaneError>;
+
+    /// Reads and writes a container's namespace too, by what was opened in it.
+    ///
+    /// # Errors
+    /// When a descriptor is not what it should be.
+    fn add_guest(&mut self, namespace: Namespace, opened: OpenedGuest) -> Result<(), DataplaneError> {
+        drop((namespace, opened));
+        Ok(())
+    }
+
+    /// Closes all that was opened in a container's namespace.
+    fn remove_guest(&mut self, namespace: Namespace) {
+        let _ = namespace;
+    }
 
     /// The tunnels that the driver runs.
     fn tunnels(&self) -> Tunnels;

@@ -4,7 +4,7 @@ mod former;
 mod lease_source;
 mod notes;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{task::JoinSet, time::Instant};
 use tracing::{error, info};
@@ -241,7 +241,8 @@ impl<P: Ports> Session<P> {
             let desired = Arc::new(PerNamespace::host(desired));
             let (scope, subnets) =
                 (self.scope.clone(), Subnets { pools: self.joined_with.pools, leases: table.clone() });
-            let share = NetworkShare { desired, scope, subnets: Some(subnets), revision: Some(table.revision) };
+            let (subnets, guests) = (Some(subnets), BTreeMap::new());
+            let share = NetworkShare { desired, scope, guests, subnets, revision: Some(table.revision) };
             let network = self.loops.network.want(&self.network, share);
             let firewall = self.loops.firewall.want(&self.network, firewall);
             self.progress.first_changes.get_or_insert((network, firewall));

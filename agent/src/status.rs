@@ -34,7 +34,8 @@ use self::{
     refusals::refusals,
 };
 use crate::{
-    named::NetworkSeen,
+    attach::AttachmentId,
+    named::{AttachmentSeen, NetworkSeen},
     ports::{Ports, System},
 };
 
@@ -71,6 +72,8 @@ pub(crate) struct Status {
     pub(crate) tunnels: Tunnels,
     /// This host's part in networks by name.
     pub(crate) networks: BTreeMap<NetworkName, NetworkSeen>,
+    /// What containers have on them.
+    pub(crate) attachments: BTreeMap<AttachmentId, AttachmentSeen>,
 }
 
 /// The reason why there is no answer of etcd to join with.

@@ -3,6 +3,7 @@
 //! The MAC of an endpoint follows from its address, so the entries of all addresses of a block are there before an endpoint is, and an
 //! endpoint that starts changes nothing on other hosts.
 
+mod endpoint;
 mod hosts;
 mod net;
 mod of_network;
@@ -16,6 +17,7 @@ use wire_state::{
 };
 
 pub use self::{
+    endpoint::SegmentEndpoint,
     hosts::{SegmentHost, SegmentHosts},
     net::NetFromSegment,
     of_network::HostsOfNetwork,

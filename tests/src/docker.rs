@@ -124,6 +124,12 @@ impl Dockerd {
         self.client().call(words)
     }
 
+    /// The socket of its API.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("docker.sock")
+    }
+
     /// Its process id, as its pid file has it.
     ///
     /// # Errors

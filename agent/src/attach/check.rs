@@ -119,6 +119,7 @@ impl Attachment {
     }
 
     /// What is not refused, and the operator should know.
+    #[cfg_attr(not(test), expect(dead_code, reason = "gateways come with links to other networks"))]
     pub(crate) fn notes(&self) -> Vec<String> {
         let gateway = self.gateway.filter(|gateway| self.fixed().any(|(address, _)| of_one_family(*gateway, address)));
         let beside = gateway.filter(|gateway| !self.fixed().any(|(address, len)| is_inside(*gateway, address, len)));
@@ -240,6 +241,7 @@ fn usable(mac: MacAddr) -> Result<(), Refused> {
     if mac.is_unicast() { Ok(()) } else { Err(Refused::Mac { mac, what }) }
 }
 
+#[cfg_attr(not(test), expect(dead_code, reason = "gateways come with links to other networks"))]
 fn is_inside(gateway: IpAddr, address: IpAddr, len: u8) -> bool {
     Prefix::new(address, len).is_ok_and(|prefix| prefix.contains(gateway))
 }

@@ -90,6 +90,34 @@ pub(crate) enum WishError {
     Length { text: String, most: u8 },
 }
 
+impl AttachmentId {
+    pub(crate) const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number by which its ports are named: two attachments of a host have different ones.
+    pub(crate) const fn short(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The end on this host of the link to its container with that number. The first has 0.
+    pub(crate) fn port(self, slot: u16) -> LinkName {
+        let name = match slot {
+            0 => format!("wp{:08x}", self.short()),
+            slot => format!("wp{:08x}.{:x}", self.short(), slot),
+        };
+        name.parse().expect("fifteen letters and digits at most")
+    }
+}
+
+impl Attachment {
+    /// The network that it is for.
+    pub(crate) const fn network(&self) -> &NetworkName {
+        let Link::Network { name } = &self.link;
+        name
+    }
+}
+
 impl fmt::Display for AttachmentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

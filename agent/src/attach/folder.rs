@@ -15,7 +15,7 @@ use crate::files::{Durable, WriteError, read_small, write_if_changed};
 pub(crate) struct Folder(PathBuf);
 
 /// What is on disk.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) attachments: BTreeMap<AttachmentId, Attachment>,
     /// Files that are none, each with the reason. They stay, and stop no other.
@@ -63,6 +63,15 @@ impl Folder {
         // Whoever can write here could fill the log with them.
         found.refused.truncate(MOST);
         Ok(found)
+    }
+
+    /// The files of all documents, valid or not.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        files.sort();
+        files
     }
 
     /// Writes a document, beside those that are there. It is on the disk when this returns. False if it was there already.

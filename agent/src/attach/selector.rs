@@ -29,8 +29,8 @@ pub(crate) enum Selector {
     Label { key: String, value: String },
     /// `compose:PROJECT/SERVICE[/N]`: the containers of a service of Compose, or one of them.
     Compose { project: String, service: String, number: Option<u32> },
-    /// `pid:N`: a process.
-    Process(u32),
+    /// `pid:N`: a process; `pid:N@START` once it is known when that was started, so that no later one with its number is meant.
+    Process { pid: u32, started: Option<u64> },
     /// `/PATH`, `netns:PATH`: the file of a namespace.
     File(PathBuf),
 }
@@ -78,8 +78,28 @@ impl Selector {
             | Self::Name(_)
             | Self::Id(_)
             | Self::Compose { number: Some(_), .. }
-            | Self::Process(_)
+            | Self::Process { .. }
             | Self::File(_) => false,
+        }
+    }
+
+    /// Whether both are written for the same, perhaps in different words.
+    pub(crate) fn is_for_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Word(one) | Self::Name(one), Self::Word(other) | Self::Name(other)) => one == other,
+            (Self::Process { pid: one, .. }, Self::Process { pid: other, .. }) => one == other,
+            (Self::Word(word), Self::Process { pid, .. }) | (Self::Process { pid, .. }, Self::Word(word)) => {
+                word.parse() == Ok(*pid)
+            }
+            (one, other) => one == other,
+        }
+    }
+
+    /// Whether it can mean containers, which Docker has to tell of.
+    pub(crate) const fn asks_docker(&self) -> bool {
+        match self {
+            Self::Word(_) | Self::Name(_) | Self::Id(_) | Self::Label { .. } | Self::Compose { .. } => true,
+            Self::Process { .. } | Self::File(_) => false,
         }
     }
 
@@ -92,7 +112,7 @@ impl Selector {
         let labelled =
             |guest: &Guest, key: &str, value: &str| guest.labels.get(key).is_some_and(|there| there == value);
         match self {
-            Self::Process(pid) => Ok([Place::Process { pid: *pid, started: None }].into()),
+            Self::Process { pid, started } => Ok([Place::Process { pid: *pid, started: *started }].into()),
             Self::File(path) => Ok([Place::File(path.clone())].into()),
             Self::Name(name) => self.one(&with(&|guest| guest.name == *name)),
             Self::Id(digits) => self.one(&with(&|guest| guest.id.as_str().starts_with(digits))),
@@ -202,8 +222,13 @@ fn compose(text: &str) -> Result<Selector, SelectorError> {
 }
 
 fn process(text: &str) -> Result<Selector, SelectorError> {
-    let pid = text.parse().ok().filter(|pid| is_pid(*pid));
-    pid.map(Selector::Process).ok_or_else(|| SelectorError::Process(text.to_owned()))
+    let (pid, started) = text.split_once('@').map_or((text, None), |(pid, started)| (pid, Some(started)));
+    let pid = pid.parse().ok().filter(|pid| is_pid(*pid));
+    let started = started.map(str::parse).transpose();
+    match (pid, started) {
+        (Some(pid), Ok(started)) => Ok(Selector::Process { pid, started }),
+        (Some(_) | None, _) => Err(SelectorError::Process(text.to_owned())),
+    }
 }
 
 fn file(text: &str) -> Result<Selector, SelectorError> {
@@ -223,7 +248,8 @@ impl fmt::Display for Selector {
             Self::Compose { project, service, number: Some(number) } => {
                 write!(f, "compose:{project}/{service}/{number}")
             }
-            Self::Process(pid) => write!(f, "pid:{pid}"),
+            Self::Process { pid, started: None } => write!(f, "pid:{pid}"),
+            Self::Process { pid, started: Some(started) } => write!(f, "pid:{pid}@{started}"),
             Self::File(path) => write!(f, "netns:{}", path.display()),
         }
     }

@@ -48,7 +48,7 @@ impl ControlService {
         let mut status = self.status.subscribe();
         let is_so = |seen: &crate::status::Status| match (wish, seen.networks.get(network)) {
             (Wish::Expose, part) => part.is_some_and(|part| part.state == NetworkState::Joined),
-            (Wish::Hide, part) => part.is_none(),
+            (Wish::Hide, part) => part.is_none_or(|part| !part.is_exposed && part.state == NetworkState::Joined),
         };
         let _noted = tokio::time::timeout(PATIENCE, status.wait_for(is_so)).await;
     }

@@ -26,7 +26,7 @@ pub(crate) struct Helper(PathBuf);
 pub(crate) enum HelperError {
     #[error("{0}")]
     Refused(Refusal),
-    #[error("the helper on {} does not answer: is wire-agent-guests.socket started?", path.display())]
+    #[error("the helper on {} does not answer: start it with systemctl enable --now wire-agent-guests.socket", path.display())]
     Silent { path: PathBuf, source: io::Error },
     #[error("the helper has hung up: see the log of wire-agent-guests.service")]
     HungUp,

@@ -111,6 +111,18 @@ pub(crate) enum Place {
     File(PathBuf),
 }
 
+impl Place {
+    /// The name by which it is known on disk: another text for each.
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Container(id) => id.as_str().to_owned(),
+            Self::Process { pid, started: None } => format!("pid:{pid}"),
+            Self::Process { pid, started: Some(started) } => format!("pid:{pid}@{started}"),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

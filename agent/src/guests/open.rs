@@ -81,7 +81,7 @@ fn open_process(place: &Place, pid: u32, started: Option<u64>) -> Result<Opened,
 }
 
 /// When a process was started: field 22 of proc_pid_stat(5). The second, its name, may have blanks and parentheses.
-fn start_of(pid: u32) -> Option<u64> {
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }

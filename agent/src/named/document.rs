@@ -11,10 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
 use wire_lease::named::{Kept, MemberRecord, NetworkRecord, Record, Room};
-use wire_net::{AddressKey, BlockKey, HostId, MacAddr, NetworkName};
+use wire_net::{AddressKey, BlockKey, HostId, LinkName, MacAddr, NetworkName};
 use wire_state::{DesiredFile, Writing};
 
-use crate::{files::WriteError, ports::Disk};
+use crate::{
+    attach::{AttachmentId, Endpoint},
+    files::WriteError,
+    ports::Disk,
+};
 
 /// The networks by name of this host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,10 +31,19 @@ pub(crate) struct Document {
 /// This host's part in a network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Entry {
-    /// Whether it shall take part. If not, it is leaving.
+    /// Whether its operator has said that it shall take part.
     pub(super) is_exposed: bool,
+    /// What attachments have there. It takes part for them too.
+    pub(super) endpoints: BTreeMap<AttachmentId, Vec<Endpoint>>,
     /// The network as this host has joined it, and what it holds there; `None` before it has joined.
     pub(super) held: Option<Kept>,
+}
+
+impl Entry {
+    /// Whether this host shall take part. If not, it is leaving.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_exposed || !self.endpoints.is_empty()
+    }
 }
 
 /// The file of the document.
@@ -105,6 +118,12 @@ impl Document {
         self.host
     }
 
+    /// The ends on this host of the links to containers.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = LinkName> {
+        let all = self.networks.values().flat_map(|entry| &entry.endpoints);
+        all.flat_map(|(id, endpoints)| endpoints.iter().map(|endpoint| id.port(endpoint.slot)))
+    }
+
     /// The names of all networks in it.
     pub(crate) fn names(&self) -> impl Iterator<Item = &NetworkName> {
         self.networks.keys()
@@ -113,8 +132,11 @@ impl Document {
     /// Makes it this host's. What another host holds, whose disk was copied, is forgotten.
     pub(super) fn belong_to(&mut self, host: HostId) {
         if self.host.is_some_and(|other| other != host) {
-            self.networks.retain(|_, entry| entry.is_exposed);
-            self.networks.values_mut().for_each(|entry| entry.held = None);
+            self.networks.retain(|_, entry| entry.is_wanted());
+            for entry in self.networks.values_mut() {
+                entry.held = None;
+                entry.endpoints.values_mut().for_each(Vec::clear);
+            }
         }
         self.host = Some(host);
     }
@@ -131,6 +153,8 @@ struct Stored {
 #[derive(Serialize, Deserialize)]
 struct StoredEntry {
     exposed: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    attachments: BTreeMap<AttachmentId, Vec<Endpoint>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held: Option<StoredKept>,
 }
@@ -149,7 +173,8 @@ impl Stored {
     fn of(document: &Document) -> Self {
         let entry = |(name, entry): (&NetworkName, &Entry)| {
             let held = entry.held.as_ref().map(|kept| StoredKept::of(name, kept));
-            (name.to_string(), StoredEntry { exposed: entry.is_exposed, held })
+            let (exposed, attachments) = (entry.is_exposed, entry.endpoints.clone());
+            (name.to_string(), StoredEntry { exposed, attachments, held })
         };
         Self { host: document.host, networks: document.networks.iter().map(entry).collect() }
     }
@@ -166,7 +191,7 @@ impl From<Stored> for Document {
                     None
                 }
             });
-            Some((parsed, Entry { is_exposed: entry.exposed, held }))
+            Some((parsed, Entry { is_exposed: entry.exposed, endpoints: entry.attachments, held }))
         };
         Self { host: stored.host, networks: stored.networks.into_iter().filter_map(entry).collect() }
     }

@@ -1,16 +1,29 @@
 //! The transactions with the store, each in a task beside, and each safe to repeat.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use wire_lease::named::{Joined, Joining, Kept, MemberRecord, NetworkError, NetworkStore, PutBack};
-use wire_net::{HostId, NetworkName};
+use wire_kernel::OpenedGuest;
+use wire_lease::named::{Joined, Joining, Kept, MemberRecord, NetworkError, NetworkStore, PutBack, Room};
+use wire_net::{HostId, MacAddr, NetworkName};
+use wire_state::Namespace;
 use wire_store::{LeaseStore, StoreError};
+
+use crate::{
+    attach::AttachmentId,
+    guests::{HelperError, Place},
+};
 
 /// The outcome of a job.
 #[derive(Debug)]
 pub(super) enum Done {
     /// This host has joined, or has put back what was lost.
     Held(NetworkName, Result<Holding, NetworkError>),
+    /// It has claimed an address for a container.
+    Claimed(NetworkName, AttachmentId, Result<Room, NetworkError>),
+    /// It has given a single address back.
+    Released(NetworkName, Room, Result<(), NetworkError>),
+    /// The helper has opened a namespace, for this process of a container.
+    Opened(Place, Option<u32>, Result<(Namespace, OpenedGuest), HelperError>),
     /// It has left.
     Left(NetworkName, Result<(), NetworkError>),
     /// What is known of it is saved, or why not.
@@ -51,6 +64,48 @@ pub(super) async fn hold<S: LeaseStore>(
     };
     let held = tokio::time::timeout(LONGEST, held).await.unwrap_or_else(|_| Err(late()));
     Done::Held(name, held)
+}
+
+/// Gets this host one more block, or a single address. What it got without being told so counts too.
+pub(super) async fn grow<S: LeaseStore>(
+    store: NetworkStore<S>,
+    name: NetworkName,
+    kept: Kept,
+    joining: Joining,
+) -> Done {
+    let grown = async {
+        let Joined { network, member, mut rooms, foreign: _ } = store.join(&name, &joining).await?;
+        if rooms.iter().all(|room| kept.rooms.contains(room)) {
+            rooms.push(store.more(&name, joining.host, joining.lease).await?);
+        }
+        Ok(Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }))
+    };
+    let grown = tokio::time::timeout(LONGEST, grown).await.unwrap_or_else(|_| Err(late()));
+    Done::Held(name, grown)
+}
+
+/// Claims exactly this address.
+pub(super) async fn claim<S: LeaseStore>(
+    store: NetworkStore<S>,
+    name: NetworkName,
+    (id, joining): (AttachmentId, Joining),
+    (address, mac): (IpAddr, MacAddr),
+) -> Done {
+    let claim = store.claim_address(&name, (joining.host, joining.lease), address, mac);
+    let claimed = tokio::time::timeout(LONGEST, claim).await.unwrap_or_else(|_| Err(late()));
+    Done::Claimed(name, id, claimed)
+}
+
+/// Gives a single address back.
+pub(super) async fn release<S: LeaseStore>(
+    store: NetworkStore<S>,
+    name: NetworkName,
+    host: HostId,
+    room: Room,
+) -> Done {
+    let release = async { store.release(&name, host, room).await.map(drop) };
+    let released = tokio::time::timeout(LONGEST, release).await.unwrap_or_else(|_| Err(late()));
+    Done::Released(name, room, released)
 }
 
 /// Leaves a network.

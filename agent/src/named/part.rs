@@ -1,16 +1,21 @@
 //! This host's part in one network: what its devices need, and how it stands. Pure.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
-use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentOuter};
+use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
 use wire_firewall::ContainerPort;
 use wire_lease::named::{Kept, NamedNetwork};
 use wire_net::{DualStack, HostId, MacAddr, Mtu, Vni};
 use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
-use super::{Wish, document::Entry, lack::Lack};
+use super::{
+    Wish,
+    attached::{Attached, Containers},
+    document::Entry,
+    lack::Lack,
+};
 use crate::datapath::NetworkShare;
 
 /// This host's part in a network.
@@ -24,6 +29,8 @@ pub(super) struct Part {
     computed: Option<(Segment, NetFromSegment)>,
     /// The ports of containers on the network's bridge, each with the MAC and the addresses that may send there.
     ports: Vec<ContainerPort>,
+    /// The containers whose links are desired, or are not any more.
+    attached: Attached,
     /// Whether `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
@@ -71,6 +78,8 @@ pub(super) enum Trouble {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetworkSeen {
     pub(crate) state: NetworkState,
+    /// Whether its operator has said that it shall take part; else it does so for its containers.
+    pub(crate) is_exposed: bool,
     /// The reason why it is not as it should be; else empty.
     pub(crate) reason: String,
     pub(crate) vni: Option<Vni>,
@@ -107,7 +116,10 @@ impl NetworkState {
 impl NetworkSeen {
     /// Whether this is what was wished, or on the way there.
     pub(crate) fn is_wished(&self, wish: Wish) -> bool {
-        (wish == Wish::Hide) == (self.state == NetworkState::Leaving)
+        match wish {
+            Wish::Expose => self.is_exposed,
+            Wish::Hide => !self.is_exposed,
+        }
     }
 }
 
@@ -128,6 +140,7 @@ impl Part {
             admitted: None,
             computed: None,
             ports: Vec::new(),
+            attached: Attached::default(),
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
@@ -142,19 +155,26 @@ impl Part {
         }
     }
 
-    /// Begins to take part, or to leave.
+    /// Begins to take part, or to leave, unless there are containers on it.
     pub(super) fn wish(&mut self, is_exposed: bool) {
+        let was_wanted = self.entry.is_wanted();
         self.entry.is_exposed = is_exposed;
+        if was_wanted != self.entry.is_wanted() {
+            self.turn();
+        }
+    }
+
+    /// Begins anew after this host has begun to take part, or to leave.
+    pub(super) fn turn(&mut self) {
         (self.again, self.trouble) = (None, Trouble::None);
         (self.computed, self.kernel) = (None, Kernel::Nothing);
     }
 
     /// Holds nothing any more.
     pub(super) fn forget(&mut self) {
-        *self = Self {
-            askers: std::mem::take(&mut self.askers),
-            ..Self::new(self.own, Entry { held: None, ..self.entry })
-        };
+        let mut entry = Entry { held: None, ..std::mem::take(&mut self.entry) };
+        entry.endpoints.values_mut().for_each(Vec::clear);
+        *self = Self { askers: std::mem::take(&mut self.askers), ..Self::new(self.own, entry) };
     }
 
     /// Takes what the store lacks at `now`. True if a job must write it.
@@ -264,18 +284,44 @@ impl Part {
             }
             None => NetFromSegment::new(&segment, self.hosts.hosts()),
         };
-        let share = share(computed.net().clone(), scope_of(segment.vni, &segment.outer));
+        let share = self.attached.share(&segment, computed.net().clone());
         self.computed = Some((segment, computed));
         Some(share)
     }
 
     /// Sets the ports of containers on the network's bridge. The packet filter has them before the kernel's links change, so a port belongs here
     /// as long as it is desired there.
-    #[expect(dead_code, reason = "attachments set them")]
     pub(super) fn set_ports(&mut self, ports: Vec<ContainerPort>) {
         if self.ports != ports {
             (self.ports, self.is_behind) = (ports, true);
         }
+    }
+
+    /// Sets the containers that are attached now.
+    pub(super) fn set_attached(&mut self, containers: Containers) {
+        if self.attached.set(containers) {
+            self.is_behind = true;
+        }
+    }
+
+    /// What of the containers' links is in the kernel.
+    pub(super) const fn attached(&mut self) -> &mut Attached {
+        &mut self.attached
+    }
+
+    /// The containers whose links are made, as far as is known.
+    pub(super) fn made(&self) -> Vec<SegmentEndpoint> {
+        self.attached.made().cloned().collect()
+    }
+
+    /// Has the share set anew, since not all of it is in the kernel.
+    pub(super) const fn tell_again(&mut self) {
+        self.is_behind = true;
+    }
+
+    /// The network as it was admitted last.
+    pub(super) fn admitted(&self) -> Option<&Arc<NamedNetwork>> {
+        self.admitted.as_ref()
     }
 
     /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.
@@ -287,7 +333,7 @@ impl Part {
     pub(super) fn seen(&self) -> NetworkSeen {
         let held = self.entry.held.as_ref();
         let is_up = held.is_some() && self.kernel == Kernel::Done;
-        let state = match (self.entry.is_exposed, is_up) {
+        let state = match (self.entry.is_wanted(), is_up) {
             (true, true) => NetworkState::Joined,
             (true, false) => NetworkState::Waiting,
             (false, _) => NetworkState::Leaving,
@@ -298,6 +344,7 @@ impl Part {
         };
         NetworkSeen {
             state,
+            is_exposed: self.entry.is_exposed,
             reason,
             vni: held.map(|kept| kept.record.vni),
             own: held.map(|kept| kept.member.own).unwrap_or_default(),
@@ -316,7 +363,8 @@ impl Part {
 }
 
 fn share(net: DesiredNet, scope: Scope) -> NetworkShare {
-    NetworkShare { desired: Arc::new(PerNamespace::host(net)), scope, subnets: None, revision: None }
+    let (desired, guests) = (Arc::new(PerNamespace::host(net)), BTreeMap::new());
+    NetworkShare { desired, scope, guests, subnets: None, revision: None }
 }
 
 /// The part of the kernel's state that the devices of a network are in.

@@ -3,8 +3,10 @@
 //! Each event, from the session, the store, a command, a job or the clock, only lets it look: at what is wished (the document), at what the store
 //! has (the folders), and at what the loop of `Network` was told. What differs begins a job, or sets a share.
 
+mod attaching;
 mod folders;
 mod steps;
+mod told;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,12 +22,14 @@ use wire_net::{KeyPrefix, NetworkName, chain};
 use self::folders::Folders;
 use super::{
     Ground, Leased, Request, Wish,
+    attachments::{AttachRequest, Attachments},
     document::{Document, DocumentFile, Entry},
     jobs::{Done, Holding},
     known::KnownFiles,
     part::{Kernel, Part, Trouble},
 };
 use crate::{
+    attach::Watched,
     datapath::NetworkHandle,
     exit::Exit,
     host::Host,
@@ -60,6 +64,8 @@ pub(super) struct NamedTask<P: Ports> {
     known: Option<NamedRecords>,
     /// The records that `admission` follows from; `None` before the first.
     records: Option<NamedRecords>,
+    pub(super) attachments: Attachments,
+    attaching: mpsc::Receiver<AttachRequest>,
     jobs: JoinSet<Done>,
 }
 
@@ -68,12 +74,14 @@ impl<P: Ports> NamedTask<P> {
         host: &Host<P>,
         network: NetworkHandle,
         stood_on: watch::Receiver<Option<Ground<P::Store>>>,
-        requests: mpsc::Receiver<Request>,
+        (requests, attaching): (mpsc::Receiver<Request>, mpsc::Receiver<AttachRequest>),
+        watched: Watched,
     ) -> Result<Self, Exit> {
         let folder = &host.settings.folders.state_dir;
         let file = DocumentFile::in_folder(folder);
         let unread = |source| Exit::StateUnread { folder: folder.clone(), source };
         let document = file.load(host.ports.disk()).map_err(unread)?;
+        let attachments = Attachments::load(host.ports.has_guests(), folder, watched).map_err(unread)?;
         Ok(Self {
             ports: host.ports.clone(),
             prefix: host.settings.prefix.clone(),
@@ -92,6 +100,8 @@ impl<P: Ports> NamedTask<P> {
             admission: NamedAdmission::default(),
             known: None,
             records: None,
+            attachments,
+            attaching,
             jobs: JoinSet::new(),
         })
     }
@@ -100,6 +110,7 @@ impl<P: Ports> NamedTask<P> {
         loop {
             self.look().await;
             self.publish();
+            self.publish_attachments();
             let next_time = self.next_time();
             tokio::select! {
                 changed = self.stood_on.changed() => {
@@ -109,6 +120,8 @@ impl<P: Ports> NamedTask<P> {
                 }
                 () = folders::changed(&mut self.folders) => {}
                 Some(request) = self.requests.recv() => self.take(request).await,
+                Some(request) = self.attaching.recv() => self.take_attach(request).await,
+                Ok(()) = self.attachments.running.changed() => {}
                 Some(done) = self.jobs.join_next() => match done {
                     Ok(done) => self.note(done).await,
                     Err(error) => error!(%error, "a transaction of a network by name has died"),
@@ -120,7 +133,8 @@ impl<P: Ports> NamedTask<P> {
 
     fn next_time(&self) -> Option<Instant> {
         let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
-        self.parts.values().filter_map(Part::next_time).chain(again).min()
+        let of_guests = self.attachments.spots.next_time();
+        self.parts.values().filter_map(Part::next_time).chain(again).chain(of_guests).min()
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -170,7 +184,7 @@ impl<P: Ports> NamedTask<P> {
                     Ok(Holding::Other) => {
                         part.put_off(Trouble::Fault(super::lack::Lack::Other.to_string()), &random, now);
                     }
-                    Err(error) => self.note_failed(&name, &error, now),
+                    Err(error) => self.note_failed(&name, &error, now).await,
                 }
             }
             Done::Left(name, left) => {
@@ -178,7 +192,7 @@ impl<P: Ports> NamedTask<P> {
                 part.is_busy = false;
                 match left {
                     // It may be wished again meanwhile; then it joins anew.
-                    Ok(()) if part.entry.is_exposed => part.forget(),
+                    Ok(()) if part.entry.is_wanted() => part.forget(),
                     Ok(()) => {
                         self.known_files.remove(self.ports.disk(), &name);
                         part.answer(&Ok(()));
@@ -199,13 +213,17 @@ impl<P: Ports> NamedTask<P> {
                     warn!(network = %name, why, "what is known of a network by name is not saved");
                 }
             }
+            Done::Claimed(name, id, claimed) => self.note_claimed(name, id, claimed).await,
+            Done::Released(name, room, released) => self.note_released(&name, room, &released),
+            Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),
             Done::Round(name, number) => {
+                self.note_round(&name, number);
                 let Some(part) = self.parts.get_mut(&name).filter(|part| part.kernel == Kernel::Told(number)) else {
                     return;
                 };
                 part.kernel = Kernel::Done;
                 let is_done = self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| last.converged));
-                if !part.entry.is_exposed && !is_done {
+                if !part.entry.is_wanted() && !is_done {
                     part.kernel = Kernel::Nothing;
                     part.put_off(
                         Trouble::Waits("not all of it could be removed from the kernel".to_owned()),
@@ -218,16 +236,22 @@ impl<P: Ports> NamedTask<P> {
     }
 
     /// Notes that a network could not be joined. Whoever has just asked for one that cannot be is told so, and it is not tried again.
-    fn note_failed(&mut self, name: &NetworkName, error: &NetworkError, now: Instant) {
+    async fn note_failed(&mut self, name: &NetworkName, error: &NetworkError, now: Instant) {
         let random = self.ports.random().clone();
+        if !matches!(error, NetworkError::Store(_)) {
+            self.refuse_new(name, &chain(error)).await;
+        }
         let Some(part) = self.parts.get_mut(name) else { return };
-        if !part.entry.is_exposed {
+        if !part.entry.is_wanted() {
             // It is left next.
             return;
         }
         if part.entry.held.is_none() && !part.askers.is_empty() && !matches!(error, NetworkError::Store(_)) {
             part.answer(&Err(chain(error)));
-            self.parts.remove(name);
+            part.wish(false);
+            if !part.entry.is_wanted() {
+                self.parts.remove(name);
+            }
             self.is_saved = false;
             return;
         }

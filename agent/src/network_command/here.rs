@@ -30,9 +30,25 @@ fn show(name: &NetworkName, part: Option<proto::NetworkPart>, output: Output) ->
     }
 }
 
+fn endpoints_of(attachment: &proto::Attachment) -> impl Iterator<Item = Value> {
+    attachment.endpoints.iter().map(|endpoint| {
+        let addresses = [&endpoint.address, &endpoint.address_v6].into_iter().filter(|text| !text.is_empty());
+        json!({
+            "guest": attachment.guest,
+            "addresses": addresses.collect::<Vec<_>>(),
+            "mac": endpoint.mac,
+            "since": endpoint.since,
+            "state": attachment.state,
+        })
+    })
+}
+
 /// The part of this host, if an agent runs and has one.
 pub(super) async fn part(run_dir: &Path, name: &NetworkName) -> Value {
-    let status = control::status(run_dir).await.ok();
-    let part = status.and_then(|status| status.networks.into_iter().find(|part| part.name == name.as_str()));
-    part.and_then(|part| serde_json::to_value(part).ok()).unwrap_or(Value::Null)
+    let Ok(status) = control::status(run_dir).await else { return Value::Null };
+    let Some(part) = status.networks.iter().find(|part| part.name == name.as_str()) else { return Value::Null };
+    let mut shown = json!(part);
+    let endpoints = status.attachments.iter().filter(|one| one.network == name.as_str());
+    shown["endpoints"] = endpoints.flat_map(endpoints_of).collect();
+    shown
 }

@@ -15,12 +15,13 @@ use tracing::{Instrument as _, Span};
 use wire_firewall::{Counted, FirewallDataplane, ForeignRules};
 use wire_forward::{Forwarder, Kept, Tunnels};
 use wire_kernel::{
-    Changes, HostNetwork, KernelDataplane, Links, Monitor, NetlinkDataplane, Nic, RouteForm, Traffic, traffic,
+    Changes, HostNetwork, KernelDataplane, Links, Monitor, NetlinkDataplane, Nic, OpenedGuest, RouteForm, Traffic,
+    traffic,
 };
 use wire_net::{Family, LinkName, NetworkName, Prefix};
 use wire_state::{
-    Attempt, ContainerLink, DataplaneError, DesiredTable, Driver, Firewall, FirewallOp, ObservedFirewall, ObservedNet,
-    OpError, Scope,
+    Attempt, ContainerLink, DataplaneError, DesiredTable, Driver, Firewall, FirewallOp, Namespace, ObservedFirewall,
+    ObservedNet, OpError, Scope,
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, Random, endpoint_addresses};
 
@@ -118,6 +119,10 @@ impl Ports for System {
         Some(Path::new("/"))
     }
 
+    fn has_guests(&self) -> bool {
+        true
+    }
+
     fn unix_sockets(&self) -> String {
         let sockets = fs::read("/proc/self/net/unix").unwrap_or_default();
         String::from_utf8_lossy(&sockets).into_owned()
@@ -173,6 +178,14 @@ impl NetworkPort for HostDataplane {
 
     fn monitor(&self, scope: Scope) -> Result<Monitor, DataplaneError> {
         Monitor::open(scope)
+    }
+
+    fn add_guest(&mut self, namespace: Namespace, opened: OpenedGuest) -> Result<(), DataplaneError> {
+        self.kernel.add_opened(namespace, opened)
+    }
+
+    fn remove_guest(&mut self, namespace: Namespace) {
+        self.kernel.remove(namespace);
     }
 
     fn reader(&mut self) -> impl FnOnce(&Scope) -> Result<ObservedNet, DataplaneError> + Send + 'static {

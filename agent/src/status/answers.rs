@@ -7,14 +7,18 @@ use wire_backends::Segment;
 use wire_forward::TunnelSeen;
 use wire_lease::{Entry, HoldState};
 use wire_net::{Family, LinkName, NetworkName, Prefix, Vni};
-use wire_state::Conflict;
+use wire_state::{Conflict, LinkPlace, Namespace};
 
 use super::{
     EtcdCondition, FirewallSeen, Status,
     condition::{Condition, Rank, Severity},
     conditions::Current,
 };
-use crate::control::proto;
+use crate::{
+    attach::AttachmentId,
+    control::proto,
+    named::{AttachmentState, EndpointSeen},
+};
 
 impl Status {
     pub(crate) fn to_status(&self) -> proto::StatusReply {
@@ -44,6 +48,7 @@ impl Status {
             firewall: Some(self.firewall_status()),
             conditions: self.conditions().map(condition_status).collect(),
             networks: self.networks.keys().filter_map(|name| self.network_part(name)).collect(),
+            attachments: self.attachments.keys().filter_map(|id| self.attachment(*id)).collect(),
         }
     }
 
@@ -62,6 +67,42 @@ impl Status {
             addresses: seen.rooms.clone(),
             bridge: seen.vni.map(|vni| Segment::bridge(vni).to_string()).unwrap_or_default(),
             others: u32::try_from(seen.others).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// An attachment; `None` if there is no such one.
+    pub(crate) fn attachment(&self, id: AttachmentId) -> Option<proto::Attachment> {
+        let seen = self.attachments.get(&id)?;
+        let ends: Vec<LinkPlace> = seen.endpoints.iter().filter_map(|endpoint| endpoint.links).flatten().collect();
+        let blocked = self.blocked_at(&ends).filter(|_| seen.state == AttachmentState::Attached);
+        let (state, reason) = match blocked {
+            Some(why) => (AttachmentState::Blocked, why),
+            None => (seen.state, seen.reason.clone()),
+        };
+        Some(proto::Attachment {
+            id: id.to_string(),
+            guest: seen.guest.clone(),
+            network: seen.network.to_string(),
+            interface: seen.interface.to_string(),
+            state: state.name().to_owned(),
+            reason,
+            endpoints: seen.endpoints.iter().map(endpoint).collect(),
+        })
+    }
+
+    /// The reason why one of these links is not in the kernel, as the last round has found it.
+    pub(crate) fn blocked_at(&self, places: &[LinkPlace]) -> Option<String> {
+        let last = self.dataplane.last.as_ref()?;
+        last.findings.conflicts.iter().find_map(|conflict| match conflict {
+            Conflict::Name { link, .. } if places.contains(link) && link.namespace != Namespace::Host => Some(format!(
+                "{} is there already, and is not ours: detach this, and attach it with another --name",
+                link.name
+            )),
+            Conflict::Name { link, .. }
+            | Conflict::Vni { link, .. }
+            | Conflict::Port { link, .. }
+            | Conflict::Needs { link, .. } => places.contains(link).then(|| conflict.to_string()),
+            Conflict::Route { .. } | Conflict::Forwarding { .. } => None,
         })
     }
 
@@ -197,6 +238,18 @@ pub(crate) fn shown(time: SystemTime) -> String {
 
 /// The last second that RFC 3339 can write.
 const END_OF_YEAR_9999: u64 = 253_402_300_799;
+
+fn endpoint(seen: &EndpointSeen) -> proto::Endpoint {
+    let address = |family| seen.addresses.get(family).map(ToString::to_string).unwrap_or_default();
+    proto::Endpoint {
+        holder: seen.holder.clone(),
+        address: address(Family::V4),
+        address_v6: address(Family::V6),
+        mac: seen.mac.to_string(),
+        since: seen.since.clone(),
+        port: seen.port.to_string(),
+    }
+}
 
 fn tunnel_status(seen: TunnelSeen) -> proto::TunnelStatus {
     let stranger = seen.rejected_sender.map(|(from, source)| {

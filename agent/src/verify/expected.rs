@@ -131,6 +131,7 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
         network: NetworkShare {
             desired: Arc::new(PerNamespace::host(desired)),
             scope,
+            guests: BTreeMap::new(),
             subnets: Some(subnets),
             revision: Some(listing.revision()),
         },

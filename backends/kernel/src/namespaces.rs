@@ -68,6 +68,22 @@ pub struct OpenedGuest {
     pub ipv6: Option<OwnedFd>,
 }
 
+impl OpenedGuest {
+    /// The same once more.
+    ///
+    /// # Errors
+    /// When the process has too many descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let Self { namespace, route, ipv4, ipv6 } = self;
+        Ok(Self {
+            namespace: namespace.try_clone()?,
+            route: route.try_clone()?,
+            ipv4: ipv4.try_clone()?,
+            ipv6: ipv6.as_ref().map(OwnedFd::try_clone).transpose()?,
+        })
+    }
+}
+
 /// Descriptors and links of the namespaces, so that a link in one can refer to a link in another.
 #[derive(Debug, Default)]
 pub struct OtherNamespaces(BTreeMap<Namespace, OtherNamespace>);

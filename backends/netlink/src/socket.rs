@@ -263,7 +263,12 @@ impl Netlink {
 }
 
 fn prepare(socket: &mut Socket) -> io::Result<()> {
-    socket.bind_auto()?;
+    let mut address = netlink_sys::SocketAddr::new(0, 0);
+    socket.get_address(&mut address)?;
+    // One that was passed may be bound already, by an earlier copy of its descriptor.
+    if address.port_number() == 0 {
+        socket.bind_auto()?;
+    }
     force_buffer(socket);
     // A transaction is sent in one call.
     let _ = setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER);

@@ -6,6 +6,7 @@
 mod adoption;
 mod arriving;
 mod asleep;
+mod attach;
 mod backend_change;
 mod backup;
 mod bad_input;

@@ -4,7 +4,7 @@ use super::*;
 use crate::named::samples::{admitted, app, host, kept, outer, records};
 
 fn joined() -> Part {
-    Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)) })
+    Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)), ..Entry::default() })
 }
 
 fn neighbours(part: &Part) -> usize {

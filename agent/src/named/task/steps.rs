@@ -21,8 +21,10 @@ use crate::{
 impl<P: Ports> NamedTask<P> {
     /// Compares what is wished with what is there, and begins what is to be done.
     pub(super) async fn look(&mut self) {
-        self.step_on_ground();
+        let is_same = self.step_on_ground();
         let Some(ground) = self.ground.clone() else { return };
+        self.look_at_attachments(&ground);
+        self.follow_folders(&ground, is_same);
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
@@ -37,7 +39,7 @@ impl<P: Ports> NamedTask<P> {
         let names: Vec<NetworkName> = self.parts.keys().cloned().collect();
         for name in names {
             let Some(mut part) = self.parts.remove(&name) else { continue };
-            if part.entry.is_exposed {
+            if part.entry.is_wanted() {
                 let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
                 if self.hold(&name, &mut part, &ground, lack) {
                     self.is_saved = false;
@@ -53,9 +55,9 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
-    /// Takes over what the networks stand on.
-    fn step_on_ground(&mut self) {
-        let Some(ground) = self.stood_on.borrow_and_update().clone() else { return };
+    /// Takes over what the networks stand on. True if the store is the one that it was.
+    fn step_on_ground(&mut self) -> bool {
+        let Some(ground) = self.stood_on.borrow_and_update().clone() else { return false };
         let before = self.ground.replace(ground.clone());
         if before.as_ref().is_none_or(|before| before.host != ground.host) {
             self.document.belong_to(ground.host);
@@ -70,7 +72,11 @@ impl<P: Ports> NamedTask<P> {
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
-        let is_same = before.is_some_and(|before| before.joins == ground.joins && before.leased == ground.leased);
+        before.is_some_and(|before| before.joins == ground.joins && before.leased == ground.leased)
+    }
+
+    /// Follows the folders of the store, if this host takes part in a network.
+    fn follow_folders(&mut self, ground: &Ground<P::Store>, is_same: bool) {
         match &ground.store {
             _ if self.parts.is_empty() => self.folders = None,
             None => self.folders = None,
@@ -105,8 +111,13 @@ impl<P: Ports> NamedTask<P> {
             part.trouble = Trouble::Fault(why);
             return false;
         }
-        if let Some(network) = admitted.networks.get(name).filter(|_| is_known) {
-            self.bring_forward(name, part, ground, &network.clone());
+        let network = admitted.networks.get(name).filter(|_| is_known).cloned();
+        if self.unsaved.is_none() {
+            let containers = self.containers(part);
+            part.set_attached(containers);
+        }
+        if let Some(network) = network {
+            self.bring_forward(name, part, ground, &network);
         }
         if is_listed && part.is_to_be_saved(now) {
             self.save_known(name);
@@ -159,14 +170,18 @@ impl<P: Ports> NamedTask<P> {
         if let Some(share) = part.share(ground.outer) {
             // The share of this network in `Firewall` is set here too: packets of its VNI from members alone, and their senders.
             let number = self.network.want(name, share);
+            part.attached().note_told(number);
             self.wait_for_round(name, part, number);
         }
     }
 
     fn wait_for_round(&mut self, name: &NetworkName, part: &mut Part, number: u64) {
         let (network, name) = (self.network.clone(), name.clone());
-        if part.kernel != Kernel::Done || !part.entry.is_exposed {
+        let is_whole = part.kernel == Kernel::Done && part.entry.is_wanted();
+        if !is_whole {
             part.kernel = Kernel::Told(number);
+        }
+        if !is_whole || part.attached().is_waiting() {
             self.jobs.spawn(async move {
                 network.outcome_of(number).await;
                 Done::Round(name, number)
@@ -218,6 +233,6 @@ fn lack<S>(name: &NetworkName, part: &Part, ground: &Ground<S>, records: &NamedR
     }
 }
 
-fn joining<S>(ground: &Ground<S>, lease: Option<wire_store::LeaseId>) -> Joining {
+pub(super) fn joining<S>(ground: &Ground<S>, lease: Option<wire_store::LeaseId>) -> Joining {
     Joining { host: ground.host, public: ground.public, port: ground.outer.port, lease }
 }

@@ -101,12 +101,18 @@ impl<S: LeaseStore> NetworkStore<S> {
         Err(NetworkError::Raced)
     }
 
-    /// Gives a member one more block, or a single address where blocks run short.
+    /// Gives a member one more block, or a single address where blocks run short. Without `lease` it never expires.
     ///
     /// # Errors
     /// If the host is not a member, no address is free, or the store does not answer. After
     /// [`StoreError::Unavailable`](wire_store::StoreError::Unavailable) it may have got it: [`NetworkStore::join`] tells.
-    pub async fn more(&self, name: &NetworkName, host: HostId, lease: LeaseId) -> Result<Room, NetworkError> {
+    pub async fn more(
+        &self,
+        name: &NetworkName,
+        host: HostId,
+        lease: impl Into<Option<LeaseId>>,
+    ) -> Result<Room, NetworkError> {
+        let owner = Owner { host, lease: lease.into() };
         for attempt in 0..ATTEMPTS {
             let network = self.network(name).await?;
             let member = self.member(name, host).await?;
@@ -114,7 +120,6 @@ impl<S: LeaseStore> NetworkStore<S> {
             let pool = network.record.pools.claimed();
             let asker = Asker { host, attempt, is_first: false };
             let room = Room::of(pool, choose_room(pool, &claimed.prefixes(), asker)?);
-            let owner = Owner { host, lease: Some(lease) };
             if self.claim(name, [self.is_as(name, &network), member], room, owner).await? {
                 return Ok(room);
             }
@@ -130,11 +135,11 @@ impl<S: LeaseStore> NetworkStore<S> {
     pub async fn claim_address(
         &self,
         name: &NetworkName,
-        owner: (HostId, LeaseId),
+        owner: (HostId, impl Into<Option<LeaseId>>),
         address: IpAddr,
         mac: MacAddr,
     ) -> Result<Room, NetworkError> {
-        let (host, lease) = owner;
+        let (host, lease): (HostId, Option<LeaseId>) = (owner.0, owner.1.into());
         let refuse = |reason: String| NetworkError::Address { name: name.clone(), address, reason };
         let network = self.network(name).await?;
         let pools = &network.record.pools;
@@ -147,7 +152,7 @@ impl<S: LeaseStore> NetworkStore<S> {
             ));
         }
         let room = Room::Address(address, mac);
-        let owner = Owner { host, lease: Some(lease) };
+        let owner = Owner { host, lease };
         let member = self.member(name, host).await?;
         if let Some(other) = self.other_owner(name, host, address, None).await? {
             return Err(refuse(format!("the host {other} has it")));

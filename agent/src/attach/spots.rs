@@ -1,0 +1,224 @@
+//! The network namespaces that attachments are wanted in: when each is opened, and given up. Pure but for the descriptors in it.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use wire_kernel::OpenedGuest;
+use wire_net::chain;
+use wire_state::Namespace;
+
+use super::watched::instances;
+use crate::guests::{HelperError, Place, Running, Why};
+
+/// How often a namespace of which nobody tells the end is looked at, and one that is not there is asked for again.
+const LOOK: Duration = Duration::from_secs(1);
+/// The pause before one is asked for again that could not be opened.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The most that are being opened at a time: the helper takes eight connections.
+const AT_A_TIME: usize = 4;
+
+/// What was opened in a namespace. It exists for as long as a copy of this is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened(Arc<OpenedGuest>);
+
+impl Opened {
+    /// Its descriptors once more.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(crate) fn descriptors(&self) -> io::Result<OpenedGuest> {
+        self.0.try_clone()
+    }
+}
+
+impl PartialEq for Opened {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// All places, with what is known of each.
+#[derive(Debug, Default)]
+pub(crate) struct Spots(BTreeMap<Place, Spot>);
+
+#[derive(Debug)]
+struct Spot {
+    /// The process for which it is, of a container.
+    process: Option<u32>,
+    state: State,
+    is_opening: bool,
+    /// When it is asked for again.
+    again: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It was never asked for.
+    New,
+    Reached(Namespace, Opened),
+    Gone,
+    Barred(String),
+}
+
+/// What is known of a place.
+#[derive(Debug)]
+pub(crate) enum Seen<'a> {
+    /// Nothing yet.
+    Unknown,
+    Reached(Namespace, &'a Opened),
+    Gone,
+    /// It cannot be entered, for this reason.
+    Barred(&'a str),
+}
+
+impl Spots {
+    /// Takes the places that are wanted, and gives up all others. Returns those to be opened now, with the processes for which they are.
+    pub(crate) fn follow<'a>(
+        &mut self,
+        wanted: impl Iterator<Item = &'a Place>,
+        running: &Running,
+        now: Instant,
+    ) -> Vec<(Place, Option<u32>)> {
+        let processes = instances(running);
+        let mut before = std::mem::take(&mut self.0);
+        for place in wanted {
+            let process = processes.get(place).copied();
+            // A container that was started again is another guest.
+            let spot = before.remove(place).filter(|spot| spot.process == process);
+            self.0.insert(place.clone(), spot.unwrap_or_else(|| Spot::new(process)));
+        }
+        let mut room = AT_A_TIME.saturating_sub(self.0.values().filter(|spot| spot.is_opening).count());
+        let mut due = Vec::new();
+        for (place, spot) in &mut self.0 {
+            if room > 0 && spot.is_due(now) {
+                (spot.is_opening, room) = (true, room - 1);
+                due.push((place.clone(), spot.process));
+            }
+        }
+        due
+    }
+
+    /// Notes what came of opening a place for that process.
+    pub(crate) fn note(
+        &mut self,
+        place: &Place,
+        process: Option<u32>,
+        opened: Result<(Namespace, OpenedGuest), HelperError>,
+        now: Instant,
+    ) {
+        let Some(spot) = self.0.get_mut(place).filter(|spot| spot.process == process) else { return };
+        spot.is_opening = false;
+        let (state, again) = match opened {
+            Ok((namespace, guest)) => {
+                // Nobody tells of the end of a process, or that a path leads elsewhere.
+                let again = process.is_none().then_some(now + LOOK);
+                match &spot.state {
+                    State::Reached(before, _) if *before == namespace => {
+                        spot.again = again;
+                        return;
+                    }
+                    State::New | State::Reached(..) | State::Gone | State::Barred(_) => {
+                        (State::Reached(namespace, Opened(guest.into())), again)
+                    }
+                }
+            }
+            Err(HelperError::Refused(refusal)) if refusal.why == Why::NotThere => (State::Gone, Some(now + LOOK)),
+            Err(error) => {
+                // What is open already does not depend on the helper.
+                if matches!(spot.state, State::Reached(..)) && !matches!(error, HelperError::Refused(_)) {
+                    spot.again = Some(now + AGAIN);
+                    return;
+                }
+                (State::Barred(chain(&error)), Some(now + AGAIN))
+            }
+        };
+        (spot.state, spot.again) = (state, again);
+    }
+
+    pub(crate) fn seen(&self, place: &Place) -> Seen<'_> {
+        match self.0.get(place).map(|spot| &spot.state) {
+            None | Some(State::New) => Seen::Unknown,
+            Some(State::Reached(namespace, opened)) => Seen::Reached(*namespace, opened),
+            Some(State::Gone) => Seen::Gone,
+            Some(State::Barred(why)) => Seen::Barred(why),
+        }
+    }
+
+    /// The next time at which one is to be opened without an event.
+    pub(crate) fn next_time(&self) -> Option<Instant> {
+        self.0.values().filter(|spot| !spot.is_opening).filter_map(|spot| spot.again).min()
+    }
+}
+
+impl Spot {
+    const fn new(process: Option<u32>) -> Self {
+        Self { process, state: State::New, is_opening: false, again: None }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let is_new = matches!(self.state, State::New);
+        !self.is_opening && (is_new || self.again.is_some_and(|again| again <= now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guests::{Word, protocol::Refusal};
+
+    fn place() -> Place {
+        Place::Container("a".repeat(64).parse().unwrap())
+    }
+
+    fn running(pid: u32) -> Running {
+        let mut running = Running::default();
+        let guest = super::super::selector::tests::guest("a", "web", &[]);
+        let id = "a".repeat(64).parse().unwrap();
+        running.hear(Word::Running(crate::guests::Guest { id, pid, ..guest }));
+        running
+    }
+
+    fn refused(why: Why) -> Result<(Namespace, OpenedGuest), HelperError> {
+        Err(HelperError::Refused(Refusal { why, text: "as asked".to_owned() }))
+    }
+
+    fn opened(number: u64) -> Result<(Namespace, OpenedGuest), HelperError> {
+        let null = || std::fs::File::open("/dev/null").unwrap().into();
+        Ok((Namespace::Guest(number), OpenedGuest { namespace: null(), route: null(), ipv4: null(), ipv6: None }))
+    }
+
+    #[test]
+    fn a_container_is_opened_once_and_again_when_it_was_started_again() {
+        let (mut spots, now, place) = (Spots::default(), Instant::now(), place());
+        assert_eq!(spots.follow([&place].into_iter(), &running(7), now), [(place.clone(), Some(7))]);
+        assert!(spots.follow([&place].into_iter(), &running(7), now).is_empty(), "it is being opened");
+        spots.note(&place, Some(7), opened(1), now);
+        assert!(matches!(spots.seen(&place), Seen::Reached(Namespace::Guest(1), _)));
+        assert!(spots.follow([&place].into_iter(), &running(7), now).is_empty() && spots.next_time().is_none());
+        assert_eq!(spots.follow([&place].into_iter(), &running(8), now), [(place.clone(), Some(8))]);
+        spots.note(&place, Some(7), opened(1), now);
+        assert!(matches!(spots.seen(&place), Seen::Unknown), "that was the one before");
+        assert!(spots.follow(std::iter::empty(), &running(8), now).is_empty());
+        assert!(matches!(spots.seen(&place), Seen::Unknown));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_tried_again_later_and_what_is_open_stays_without_the_helper() {
+        let (mut spots, now, place) = (Spots::default(), Instant::now(), Place::File("/run/netns/x".into()));
+        let due = |spots: &mut Spots, at| spots.follow([&place].into_iter(), &Running::default(), at).len();
+        assert_eq!(due(&mut spots, now), 1);
+        spots.note(&place, None, refused(Why::NotThere), now);
+        assert!(matches!(spots.seen(&place), Seen::Gone));
+        assert_eq!((due(&mut spots, now), due(&mut spots, now + LOOK)), (0, 1));
+        spots.note(&place, None, opened(1), now);
+        assert_eq!(due(&mut spots, now + LOOK), 1, "nobody tells of its end");
+        spots.note(&place, None, Err(HelperError::HungUp), now);
+        assert!(matches!(spots.seen(&place), Seen::Reached(Namespace::Guest(1), _)));
+        assert_eq!(due(&mut spots, now + AGAIN), 1);
+        spots.note(&place, None, opened(2), now);
+        assert!(matches!(spots.seen(&place), Seen::Reached(Namespace::Guest(2), _)), "another one is there now");
+        assert_eq!(due(&mut spots, now + LOOK), 1);
+        spots.note(&place, None, refused(Why::Host), now);
+        assert!(matches!(spots.seen(&place), Seen::Barred("as asked")));
+    }
+}

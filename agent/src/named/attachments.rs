@@ -1,0 +1,291 @@
+//! The attachments of this host: their documents, the guests that run, and who waits for what.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::Path,
+};
+
+use tokio::sync::{oneshot, watch};
+use wire_net::{DualStack, LinkName, MacAddr, NetworkName};
+use wire_state::LinkPlace;
+use wire_store::Random;
+
+use crate::{
+    attach::{Attachment, AttachmentId, Folder, Found, Link, Origin, Placement, Selector, Spots, Watched, Wish},
+    guests::Running,
+};
+
+/// A command about attachments.
+#[derive(Debug)]
+pub(crate) struct AttachRequest {
+    pub(crate) wish: AttachWish,
+    /// Is told when the wish is on disk, or why it is refused.
+    pub(crate) noted: oneshot::Sender<Result<Noted, String>>,
+    /// Is told when it is as wished, or why it never will be.
+    pub(crate) done: oneshot::Sender<Result<(), String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AttachWish {
+    Attach(NewAttachment),
+    Detach(Which),
+}
+
+/// What a new attachment is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewAttachment {
+    pub(crate) guest: Selector,
+    pub(crate) network: NetworkName,
+    /// `None`: the first free one from eth1 on.
+    pub(crate) interface: Option<LinkName>,
+    pub(crate) addresses: DualStack<IpAddr>,
+    pub(crate) mac: Option<MacAddr>,
+}
+
+/// Which attachments of a guest are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Which {
+    pub(crate) guest: Selector,
+    pub(crate) network: Option<NetworkName>,
+    pub(crate) interface: Option<LinkName>,
+}
+
+/// The attachments that a command is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Noted {
+    pub(crate) ids: BTreeSet<AttachmentId>,
+    /// Whether all was as wished before.
+    pub(crate) is_already: bool,
+}
+
+/// How an attachment is, for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AttachmentSeen {
+    pub(crate) guest: String,
+    pub(crate) network: NetworkName,
+    pub(crate) interface: LinkName,
+    pub(crate) state: AttachmentState,
+    /// The reason why it is not attached; else empty.
+    pub(crate) reason: String,
+    pub(crate) endpoints: Vec<EndpointSeen>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttachmentState {
+    Waiting,
+    Attached,
+    Blocked,
+}
+
+/// What an attachment has for one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EndpointSeen {
+    /// Whose it is, or was last; empty if it was nobody's.
+    pub(crate) holder: String,
+    pub(crate) addresses: DualStack<IpAddr>,
+    pub(crate) mac: MacAddr,
+    /// Since when it is attached; empty if it is not.
+    pub(crate) since: String,
+    pub(crate) port: LinkName,
+    /// Both ends, if it is attached.
+    pub(crate) links: Option<[LinkPlace; 2]>,
+}
+
+impl AttachmentState {
+    /// The stable name, for programs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Attached => "attached",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// All attachments of this host.
+#[derive(Debug)]
+pub(super) struct Attachments {
+    pub(super) folder: Folder,
+    pub(super) found: Found,
+    pub(super) watched: Watched,
+    pub(super) running: watch::Receiver<Running>,
+    pub(super) spots: Spots,
+    /// Where each is wanted, as of the last look.
+    pub(super) placement: Placement,
+    /// Those whose interface another one makes in the same namespace.
+    pub(super) clashes: BTreeMap<AttachmentId, String>,
+    /// The reasons why some have no address.
+    pub(super) faults: BTreeMap<AttachmentId, String>,
+    /// Those who wait until one is attached.
+    pub(super) askers: BTreeMap<AttachmentId, Vec<oneshot::Sender<Result<(), String>>>>,
+    /// Those who wait until one is gone.
+    pub(super) leavers: BTreeMap<AttachmentId, Vec<oneshot::Sender<Result<(), String>>>>,
+}
+
+/// The number of interfaces that a new attachment may be called by.
+const INTERFACES: u16 = 1000;
+
+impl Attachments {
+    /// Those of a host that can have guests, from its state folder; of another host none.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn load(has_guests: bool, state: &Path, watched: Watched) -> io::Result<Self> {
+        let folder = Folder::in_folder(state);
+        let found = if has_guests { folder.load()? } else { Found::default() };
+        for (file, why) in &found.refused {
+            tracing::warn!(file = %file.display(), why, "a document is no attachment: it is left alone");
+        }
+        Ok(Self {
+            folder,
+            found,
+            running: watched.subscribe(),
+            watched,
+            spots: Spots::default(),
+            placement: Placement::default(),
+            clashes: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            leavers: BTreeMap::new(),
+        })
+    }
+
+    pub(super) const fn all(&self) -> &BTreeMap<AttachmentId, Attachment> {
+        &self.found.attachments
+    }
+
+    /// The one that is already as a new one is to be.
+    pub(super) fn same_as(&self, new: &NewAttachment) -> Option<AttachmentId> {
+        let is_same = |there: &&Attachment| {
+            there.guest.is_for_same(&new.guest)
+                && there.network() == &new.network
+                && new.interface.is_none_or(|interface| interface == there.interface)
+                && there.addresses == new.wishes()
+                && there.mac == new.mac
+        };
+        self.all().values().find(is_same).map(|there| there.id)
+    }
+
+    /// The document of a new one.
+    pub(super) fn document(&self, new: &NewAttachment, random: &Random) -> Attachment {
+        let of_guest = self.all().values().filter(|there| there.guest.is_for_same(&new.guest));
+        let taken: BTreeSet<LinkName> = of_guest.map(|there| there.interface).collect();
+        let mut names = (1..INTERFACES).filter_map(|number| format!("eth{number}").parse().ok());
+        let free = names.find(|name| !taken.contains(name)).unwrap_or_else(|| "eth1".parse().expect("a name"));
+        let id = || AttachmentId::new(u64::from_be_bytes(random.bytes()));
+        let is_free = |id: &AttachmentId| self.all().keys().all(|other| other.short() != id.short());
+        Attachment {
+            id: std::iter::repeat_with(id).find(is_free).expect("there are few of them"),
+            generation: 1,
+            origin: Origin::Cli,
+            guest: new.guest.clone(),
+            interface: new.interface.unwrap_or(free),
+            link: Link::Network { name: new.network.clone() },
+            mac: new.mac,
+            addresses: new.wishes(),
+            gateway: None,
+            routes: Vec::new(),
+            mtu: None,
+        }
+    }
+
+    /// Those that are meant. A guest may be given as the id of an attachment, too.
+    pub(super) fn meant(&self, which: &Which) -> BTreeSet<AttachmentId> {
+        let Which { guest, network, interface } = which;
+        let id: Option<AttachmentId> = guest.to_string().parse().ok();
+        let is_meant = |there: &&Attachment| {
+            (there.guest.is_for_same(guest) || id == Some(there.id))
+                && network.as_ref().is_none_or(|network| there.network() == network)
+                && interface.is_none_or(|interface| there.interface == interface)
+        };
+        self.all().values().filter(is_meant).map(|there| there.id).collect()
+    }
+
+    /// The addresses that attachments of a network name.
+    pub(super) fn named(&self, network: &NetworkName) -> BTreeSet<IpAddr> {
+        let of_network = self.all().values().filter(|there| there.network() == network);
+        of_network
+            .flat_map(|there| super::choice::fixed(there).v4.into_iter().chain(super::choice::fixed(there).v6))
+            .collect()
+    }
+
+    /// Tells who waits for one.
+    pub(super) fn answer(&mut self, id: AttachmentId, answer: &Result<(), String>) {
+        for asker in self.askers.remove(&id).into_iter().flatten() {
+            // It may have stopped waiting.
+            let _ = asker.send(answer.clone());
+        }
+    }
+}
+
+impl NewAttachment {
+    fn wishes(&self) -> Vec<Wish> {
+        let fixed: Vec<Wish> = self
+            .addresses
+            .iter()
+            .map(|(family, address)| Wish::Static { address: *address, len: family.bits() })
+            .collect();
+        if fixed.is_empty() { vec![Wish::Network] } else { fixed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachments() -> Attachments {
+        let folder = tempfile::tempdir().unwrap();
+        Attachments::load(true, folder.path(), Watched::new(folder.path())).unwrap()
+    }
+
+    fn new(guest: &str, network: &str) -> NewAttachment {
+        let (guest, network) = (guest.parse().unwrap(), network.parse().unwrap());
+        NewAttachment { guest, network, interface: None, addresses: DualStack::default(), mac: None }
+    }
+
+    fn add(attachments: &mut Attachments, new: &NewAttachment) -> Attachment {
+        let document = attachments.document(new, &Random::seeded(attachments.all().len() as u64));
+        attachments.found.attachments.insert(document.id, document.clone());
+        document
+    }
+
+    #[test]
+    fn each_attachment_of_a_guest_has_an_interface_of_its_own_and_a_second_one_like_it_is_the_same() {
+        let mut all = attachments();
+        let first = add(&mut all, &new("web", "app"));
+        let second = add(&mut all, &new("name:web", "other"));
+        let apart = add(&mut all, &new("db", "app"));
+        assert_eq!(
+            [first.interface, second.interface, apart.interface].map(|name| name.to_string()),
+            ["eth1", "eth2", "eth1"]
+        );
+        assert_eq!(all.same_as(&new("web", "app")), Some(first.id));
+        assert_eq!(all.same_as(&new("web", "none")), None);
+        let other = NewAttachment { interface: Some("eth7".parse().unwrap()), ..new("web", "app") };
+        assert_eq!(all.same_as(&other), None);
+        let fixed = DualStack { v4: Some([10, 128, 0, 9].into()), v6: None };
+        assert_eq!(all.same_as(&NewAttachment { addresses: fixed, ..new("web", "app") }), None);
+        assert_eq!(add(&mut all, &NewAttachment { addresses: fixed, ..new("c", "app") }).check(), Ok(()));
+        assert_eq!(all.named(&"app".parse().unwrap()), [IpAddr::from([10, 128, 0, 9])].into());
+    }
+
+    #[test]
+    fn a_guest_its_networks_and_its_interfaces_name_what_is_to_be_detached() {
+        let mut all = attachments();
+        let first = add(&mut all, &new("web", "app"));
+        let second = add(&mut all, &new("web", "other"));
+        add(&mut all, &new("db", "app"));
+        let meant = |guest: &str, network: Option<&str>, interface: Option<&str>| {
+            let network = network.map(|name| name.parse().unwrap());
+            let interface = interface.map(|name| name.parse().unwrap());
+            all.meant(&Which { guest: guest.parse().unwrap(), network, interface })
+        };
+        assert_eq!(meant("web", None, None), [first.id, second.id].into());
+        assert_eq!(meant("name:web", Some("other"), None), [second.id].into());
+        assert_eq!(meant("web", None, Some("eth1")), [first.id].into());
+        assert_eq!(meant(&second.id.to_string(), None, None), [second.id].into());
+        assert!(meant("nobody", None, None).is_empty());
+    }
+}

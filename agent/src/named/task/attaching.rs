@@ -1,0 +1,456 @@
+//! What the task does for attachments: a container gets addresses of its network, and the network's share its links.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+use wire_backends::SegmentEndpoint;
+use wire_firewall::ContainerPort;
+use wire_lease::named::{Joining, NetworkError, Room};
+use wire_net::{LinkName, NetworkName, chain};
+use wire_state::{Failure, KernelOp, LinkPlace, Namespace, Network, Op, Report};
+
+use super::{NamedTask, steps::joining};
+use crate::{
+    attach::{self, Arrival, Attached, AttachmentId, Endpoint, Placement, Seen},
+    guests::{HelperError, Place, Running},
+    named::{
+        Ground, Leased,
+        attached::Containers,
+        attachments::{AttachRequest, AttachWish, NewAttachment, Noted, Which},
+        choice::{self, Choice, Need, Taken},
+        document::Entry,
+        jobs::{self, Done},
+        part::{Part, Trouble},
+    },
+    ports::Ports,
+    status::shown,
+};
+
+impl<P: Ports> NamedTask<P> {
+    /// Takes a command. It is on disk before it is noted.
+    pub(super) async fn take_attach(&mut self, AttachRequest { wish, noted, done }: AttachRequest) {
+        let outcome = match wish {
+            AttachWish::Attach(new) => self.attach(new).await,
+            AttachWish::Detach(which) => self.detach(&which).await,
+        };
+        if let Ok((Noted { ids, .. }, is_attach)) = &outcome {
+            let waiting = if *is_attach { &mut self.attachments.askers } else { &mut self.attachments.leavers };
+            // One asker waits for one of them: with the last, all are gone.
+            if let Some(last) = ids.last() {
+                waiting.entry(*last).or_default().push(done);
+            }
+        }
+        // Whoever asked may have stopped waiting.
+        let _ = noted.send(outcome.map(|(noted, _)| noted));
+    }
+
+    async fn attach(&mut self, new: NewAttachment) -> Result<(Noted, bool), String> {
+        let host = self.ground.as_ref().map(|ground| ground.host);
+        let host = host.ok_or("the network is not joined yet: see wire-agent status")?;
+        if !self.ports.has_guests() {
+            return Err("this host has no containers".to_owned());
+        }
+        if let Some(id) = self.attachments.same_as(&new) {
+            return Ok((Noted { ids: [id].into(), is_already: true }, true));
+        }
+        let document = self.attachments.document(&new, self.ports.random());
+        let (folder, mut found) = (self.attachments.folder.clone(), self.attachments.found.clone());
+        let (id, network) = (document.id, new.network);
+        info!(attachment = %id, guest = %document.guest, %network, interface = %document.interface, "attachment");
+        let kept = self.ports.blocking(move || folder.keep(&document, &mut found).map(|_| found)).await;
+        self.attachments.found = kept.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        let part = self.parts.entry(network).or_insert_with(|| Part::new(host, Entry::default()));
+        self.is_saved &= !want(part, id);
+        Ok((Noted { ids: [id].into(), is_already: false }, true))
+    }
+
+    async fn detach(&mut self, which: &Which) -> Result<(Noted, bool), String> {
+        let ids = self.attachments.meant(which);
+        if ids.is_empty() {
+            return Err(format!("there is no such attachment of {}: see wire-agent attachments", which.guest));
+        }
+        for id in &ids {
+            info!(attachment = %id, "detached");
+            self.forget(*id).await?;
+            self.attachments.answer(*id, &Err("it was detached meanwhile".to_owned()));
+        }
+        Ok((Noted { ids, is_already: false }, false))
+    }
+
+    /// Removes the document of an attachment.
+    async fn forget(&mut self, id: AttachmentId) -> Result<(), String> {
+        let (folder, mut found) = (self.attachments.folder.clone(), self.attachments.found.clone());
+        let removed = self.ports.blocking(move || folder.remove(id, &mut found).map(|_| found)).await;
+        self.attachments.found = removed.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        self.attachments.faults.remove(&id);
+        Ok(())
+    }
+
+    /// Refuses attachments of a network that were asked for just now, and that cannot be made.
+    pub(super) async fn refuse_new(&mut self, network: &NetworkName, why: &str) {
+        let Some(part) = self.parts.get(network) else { return };
+        let without = part.entry.endpoints.iter().filter(|(_, endpoints)| endpoints.is_empty());
+        let new = without.map(|(id, _)| *id).filter(|id| self.attachments.askers.contains_key(id));
+        for id in new.collect::<Vec<AttachmentId>>() {
+            self.refuse(network, id, why).await;
+        }
+    }
+
+    async fn refuse(&mut self, network: &NetworkName, id: AttachmentId, why: &str) {
+        if let Err(error) = self.forget(id).await {
+            debug!(attachment = %id, error, "a refused attachment stays");
+            return;
+        }
+        if let Some(part) = self.parts.get_mut(network)
+            && part.entry.endpoints.get(&id).is_some_and(Vec::is_empty)
+        {
+            part.entry.endpoints.remove(&id);
+            self.is_saved = false;
+            if !part.entry.is_wanted() {
+                part.turn();
+            }
+        }
+        self.attachments.answer(id, &Err(why.to_owned()));
+    }
+
+    /// Compares attachments with guests and addresses, and begins what is to be done.
+    pub(super) fn look_at_attachments(&mut self, ground: &Ground<P::Store>) {
+        let is_idle =
+            self.attachments.all().is_empty() && self.parts.values().all(|part| part.entry.endpoints.is_empty());
+        if is_idle {
+            self.attachments.spots.follow(std::iter::empty(), &Running::default(), Instant::now());
+            return;
+        }
+        let documents: Vec<_> = self.attachments.all().values().map(|one| (one.network().clone(), one.id)).collect();
+        for (network, id) in documents {
+            let part = self.parts.entry(network).or_insert_with(|| Part::new(ground.host, Entry::default()));
+            self.is_saved &= !want(part, id);
+        }
+        if self.attachments.all().values().any(|one| one.guest.asks_docker()) {
+            self.attachments.watched.start();
+        }
+        let running = self.attachments.running.borrow_and_update().clone();
+        self.attachments.placement = Placement::new(self.attachments.all(), running.guests());
+        let wanted = self.attachments.placement.wanted.keys();
+        for (place, process) in self.attachments.spots.follow(wanted, &running, Instant::now()) {
+            self.open(place, process);
+        }
+        self.attachments.clashes = self.attachments.placement.clashes(self.attachments.all(), &self.arrivals());
+        let names: Vec<NetworkName> = self.parts.keys().cloned().collect();
+        for name in names {
+            let Some(mut part) = self.parts.remove(&name) else { continue };
+            self.give_addresses(&name, &mut part, ground);
+            self.release_idle(&name, &mut part, ground);
+            self.parts.insert(name, part);
+        }
+    }
+
+    fn open(&mut self, place: Place, process: Option<u32>) {
+        let (helper, asked) = (self.attachments.watched.helper.clone(), place.clone());
+        let opening = self.ports.blocking(move || helper.open(&asked));
+        self.jobs.spawn(async move {
+            let opened = opening.await.unwrap_or(Err(HelperError::HungUp));
+            Done::Opened(place, process, opened)
+        });
+    }
+
+    /// Gives each container that runs an address, and each attachment that can be for one alone.
+    fn give_addresses(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
+        if part.entry.held.is_none() {
+            // Nothing of those that are gone is anywhere.
+            let before = part.entry.endpoints.len();
+            part.entry.endpoints.retain(|id, _| self.attachments.all().contains_key(id));
+            self.is_saved &= before == part.entry.endpoints.len();
+        }
+        let ids: Vec<AttachmentId> = part.entry.endpoints.keys().copied().collect();
+        for id in ids {
+            let Some(attachment) = self.attachments.all().get(&id).cloned() else { continue };
+            let places = places_of(&self.attachments.placement, id);
+            let Some(endpoints) = part.entry.endpoints.get_mut(&id) else { continue };
+            let (lacking, has_changed) = attach::hold(endpoints, &places);
+            self.is_saved &= !has_changed;
+            let reserves = endpoints.is_empty() && lacking.is_empty() && !attachment.guest.can_be_several();
+            let holders = lacking.iter().map(|place| Some(place.key())).chain(reserves.then_some(None));
+            self.attachments.faults.remove(&id);
+            for holder in holders {
+                let Some(kept) = part.entry.held.as_ref() else { break };
+                let admitted = part.admitted().cloned();
+                let is_foreign = |address| {
+                    let host = admitted.as_ref().and_then(|network| network.host_of(address));
+                    host.is_some_and(|host| host != ground.host)
+                };
+                let (own, named) = (addresses_in(part), self.attachments.named(name));
+                match choice::choose(&attachment, kept, &Taken { own, named, is_foreign: &is_foreign }) {
+                    Choice::Has { addresses, mac } => {
+                        let endpoints = part.entry.endpoints.entry(id).or_default();
+                        let slot = attach::free_slot(endpoints);
+                        endpoints.push(Endpoint { slot, holder, addresses, mac, attached: None });
+                        self.is_saved = false;
+                    }
+                    Choice::Needs(need) => {
+                        self.get(name, part, ground, (id, need));
+                        break;
+                    }
+                    Choice::Refused(why) => {
+                        drop(self.attachments.faults.insert(id, why));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins to get what a container needs in the store.
+    fn get(
+        &mut self,
+        name: &NetworkName,
+        part: &mut Part,
+        ground: &Ground<P::Store>,
+        (id, need): (AttachmentId, Need),
+    ) {
+        if !part.is_free(Instant::now()) {
+            return;
+        }
+        let Some(kept) = part.entry.held.clone() else { return };
+        match self.store() {
+            None => part.wait_for("etcd has not answered since the agent's start"),
+            Some((_, Leased::Not)) => part.wait_for("this host has no lease in etcd at the moment"),
+            Some((store, Leased::With(lease))) => {
+                debug!(network = %name, attachment = %id, ?need, "addresses are needed");
+                part.is_busy = true;
+                let (name, joining): (NetworkName, Joining) = (name.clone(), joining(ground, lease));
+                match need {
+                    Need::More => drop(self.jobs.spawn(jobs::grow(store, name, kept, joining))),
+                    Need::Claim(address, mac) => {
+                        self.jobs.spawn(jobs::claim(store, name, (id, joining), (address, mac)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins to give a single address back that no container has any more.
+    fn release_idle(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
+        let mut used = addresses_in(part);
+        used.extend(self.attachments.named(name));
+        let is_settled = part.entry.endpoints.values().all(|endpoints| !endpoints.is_empty());
+        let Some(room) = part.entry.held.as_ref().and_then(|kept| choice::idle(kept, &used)) else { return };
+        // One that was just got is for a container that has no address yet.
+        if !is_settled
+            || !self.attachments.faults.is_empty()
+            || !part.entry.is_wanted()
+            || !part.is_free(Instant::now())
+        {
+            return;
+        }
+        if let Some((store, Leased::With(_))) = self.store() {
+            part.is_busy = true;
+            self.jobs.spawn(jobs::release(store, name.clone(), ground.host, room));
+        }
+    }
+
+    /// Notes the end of a job for attachments.
+    pub(super) async fn note_claimed(
+        &mut self,
+        name: NetworkName,
+        id: AttachmentId,
+        claimed: Result<Room, NetworkError>,
+    ) {
+        let (now, random) = (Instant::now(), self.ports.random().clone());
+        let Some(part) = self.parts.get_mut(&name) else { return };
+        part.is_busy = false;
+        match claimed {
+            Ok(room) => {
+                if let Some(kept) = part.entry.held.as_mut().filter(|kept| !kept.rooms.contains(&room)) {
+                    kept.rooms.push(room);
+                    self.is_saved = false;
+                }
+            }
+            Err(error @ NetworkError::Store(_)) => {
+                part.put_off(Trouble::Waits(chain(&error)), &random, now);
+            }
+            Err(error) if self.attachments.askers.contains_key(&id) => {
+                self.refuse(&name, id, &chain(&error)).await;
+            }
+            Err(error) => {
+                part.put_off(Trouble::Fault(chain(&error)), &random, now);
+            }
+        }
+    }
+
+    /// Notes that a single address was given back.
+    pub(super) fn note_released(&mut self, name: &NetworkName, room: Room, released: &Result<(), NetworkError>) {
+        let (now, random) = (Instant::now(), self.ports.random().clone());
+        let Some(part) = self.parts.get_mut(name) else { return };
+        part.is_busy = false;
+        match released {
+            Ok(()) => {
+                if let Some(kept) = part.entry.held.as_mut() {
+                    kept.rooms.retain(|held| *held != room);
+                    self.is_saved = false;
+                }
+            }
+            Err(error) => part.put_off(Trouble::Waits(chain(error)), &random, now),
+        }
+    }
+
+    /// Notes that a round has taken a share into account: addresses of attachments that are gone are free then.
+    pub(super) fn note_round(&mut self, name: &NetworkName, number: u64) {
+        let is_done =
+            self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| !fails_on_containers(last)));
+        let time = shown(self.ports.time_of_day());
+        let Some(part) = self.parts.get_mut(name) else { return };
+        if !is_done {
+            part.tell_again();
+            part.again = Some(Instant::now() + AGAIN);
+            return;
+        }
+        part.attached().note_done(number);
+        let is_there = |endpoint: &&SegmentEndpoint| {
+            let ends = [LinkPlace::in_host(endpoint.port), endpoint.inside];
+            self.status.look(|seen| seen.blocked_at(&ends).is_none())
+        };
+        let made = part.attached().made().filter(is_there);
+        let made: BTreeMap<_, _> = made.map(|endpoint| (endpoint.port, endpoint.inside.namespace)).collect();
+        for (id, endpoints) in &mut part.entry.endpoints {
+            for endpoint in endpoints {
+                let Some(Namespace::Guest(namespace)) = made.get(&id.port(endpoint.slot)).copied() else { continue };
+                if endpoint.attached.as_ref().is_none_or(|attached| attached.namespace != namespace) {
+                    endpoint.attached = Some(Attached { namespace, since: time.clone() });
+                    self.is_saved = false;
+                }
+            }
+        }
+        for id in part.attached().left() {
+            if part.entry.endpoints.remove(&id).is_some() {
+                self.is_saved = false;
+            }
+        }
+        if !part.entry.is_wanted() {
+            part.turn();
+        }
+    }
+
+    /// The containers on a network as they are now.
+    pub(super) fn containers(&self, part: &mut Part) -> Containers {
+        let attachments = &self.attachments;
+        let running = attachments.running.borrow();
+        let clashes = &attachments.clashes;
+        let mut containers = Containers::default();
+        let mut ports = Vec::new();
+        for (id, endpoints) in &part.entry.endpoints {
+            let attachment = attachments.all().get(id);
+            if attachment.is_none() {
+                containers.leaving.insert(*id);
+            }
+            let places = places_of(&attachments.placement, *id);
+            for endpoint in endpoints {
+                let port = id.port(endpoint.slot);
+                let addresses = endpoint.addresses.iter().map(|(_, address)| *address).collect();
+                ports.push(ContainerPort { link: port, mac: endpoint.mac, addresses });
+                let place = places.iter().find(|place| endpoint.holder == Some(place.key()));
+                match (attachment, place.map(|place| attachments.spots.seen(place))) {
+                    (None, _) => drop(containers.gone.insert(port)),
+                    (Some(_), Some(Seen::Reached(..))) if clashes.contains_key(id) => {
+                        containers.gone.insert(port);
+                    }
+                    (Some(attachment), Some(Seen::Reached(namespace, opened))) => {
+                        let inside = LinkPlace { namespace, name: attachment.interface };
+                        let (addresses, mac) = (endpoint.addresses, endpoint.mac);
+                        containers.endpoints.push(SegmentEndpoint { port, inside, addresses, mac });
+                        containers.opened.insert(namespace, opened.clone());
+                    }
+                    // Nothing is known of it yet, so it stays as it is.
+                    (Some(_), Some(Seen::Unknown | Seen::Barred(_) | Seen::Gone)) => {}
+                    (Some(attachment), None) => {
+                        let is_known = !attachment.guest.asks_docker() || running.doubt().is_none();
+                        if is_known && endpoint.holder.is_some() {
+                            containers.gone.insert(port);
+                        }
+                    }
+                }
+            }
+        }
+        part.set_ports(ports);
+        containers
+    }
+
+    /// What came of each place.
+    pub(super) fn arrivals(&self) -> BTreeMap<Place, Arrival> {
+        let made = self.parts.values().flat_map(Part::made);
+        let made: BTreeSet<(LinkName, Namespace)> = made.map(|made| (made.port, made.inside.namespace)).collect();
+        let mut arrivals = BTreeMap::new();
+        for (place, ids) in &self.attachments.placement.wanted {
+            let arrival = match self.attachments.spots.seen(place) {
+                Seen::Unknown => continue,
+                Seen::Gone => Arrival::Gone,
+                Seen::Barred(why) => Arrival::Barred(why.to_owned()),
+                Seen::Reached(namespace, _) => {
+                    let made = ids
+                        .iter()
+                        .filter(|id| self.is_made(**id, place, |port| made.contains(&(port, namespace))))
+                        .copied()
+                        .collect();
+                    Arrival::Reached { namespace, made, faults: BTreeMap::new() }
+                }
+            };
+            arrivals.insert(place.clone(), arrival);
+        }
+        arrivals
+    }
+
+    fn is_made(&self, id: AttachmentId, place: &Place, is_there: impl Fn(LinkName) -> bool) -> bool {
+        let endpoints = self.parts.values().filter_map(|part| part.entry.endpoints.get(&id)).flatten();
+        let key = Some(place.key());
+        endpoints.filter(|endpoint| endpoint.holder == key).any(|endpoint| is_there(id.port(endpoint.slot)))
+    }
+}
+
+/// The pause before a share is told again of which not all was done.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Has an attachment take part in the network. True if it has not yet.
+fn want(part: &mut Part, id: AttachmentId) -> bool {
+    if part.entry.endpoints.contains_key(&id) {
+        return false;
+    }
+    let was_wanted = part.entry.is_wanted();
+    part.entry.endpoints.insert(id, Vec::new());
+    if !was_wanted {
+        part.turn();
+    }
+    true
+}
+
+/// The places that an attachment is wanted in.
+fn places_of(placement: &Placement, id: AttachmentId) -> BTreeSet<Place> {
+    placement.wanted.iter().filter(|(_, ids)| ids.contains(&id)).map(|(place, _)| place.clone()).collect()
+}
+
+/// The addresses of this host and its containers in a network.
+fn addresses_in(part: &Part) -> BTreeSet<IpAddr> {
+    let own = part.entry.held.iter().flat_map(|kept| kept.member.own.iter().map(|(_, own)| *own));
+    let endpoints = part.entry.endpoints.values().flatten();
+    own.chain(endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|(_, address)| *address))).collect()
+}
+
+/// Whether a round could not do something that containers need.
+fn fails_on_containers(report: &Report<Network>) -> bool {
+    report.failures.iter().any(|failure| match failure {
+        Failure::Read(_) => true,
+        Failure::Op { op, .. } => match op {
+            Op::Kernel(Namespace::Guest(_), _) => true,
+            Op::Kernel(
+                Namespace::Host,
+                KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _) | KernelOp::DeleteLink(name),
+            ) => SegmentEndpoint::has_port(*name),
+            Op::Kernel(Namespace::Host, _) => false,
+            Op::Tunnel(_) => false,
+        },
+    })
+}
