@@ -3,6 +3,7 @@
 //! Everything shown is real: an etcd, a dockerd and an agent on each of three hosts, which are namespaces of this machine. What
 //! is claimed is counted; the exit status is 0 only where all of it was true.
 
+mod app;
 mod options;
 mod show;
 mod stage;
@@ -72,6 +73,7 @@ fn run(options: &Options) -> Result<bool> {
 
     let mut all_true = answered == pairs.len() && encapsulated;
     all_true &= told("routes flushed", &routes_come_back(&stage));
+    all_true &= told("network app", &app::act(&mut stage));
     if options.keep {
         options::keep(&stage)?;
     } else {

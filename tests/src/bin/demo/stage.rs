@@ -3,7 +3,7 @@
 use std::{net::IpAddr, thread, time::Instant};
 
 use wire_tests::{
-    Agent, AgentSpec, Container, Dockerd, Etcd, Family, Fault, Host, Lab, LabError, Result, Stored, run_binary,
+    Agent, AgentSpec, Container, Dockerd, Etcd, Family, Fault, Host, Lab, LabError, Process, Result, Stored, run_binary,
 };
 
 use crate::say;
@@ -11,6 +11,8 @@ use crate::say;
 /// Everything on the stage. The lab is dropped last: it sweeps up what the others leave.
 pub(crate) struct Stage {
     pub(crate) sites: Vec<Site>,
+    /// What opens containers for the agents.
+    pub(crate) helpers: Vec<Process>,
     pub(crate) etcd: Etcd,
     pub(crate) lab: Lab,
 }
@@ -18,7 +20,7 @@ pub(crate) struct Stage {
 /// A host with its agent, its Docker, and one container.
 pub(crate) struct Site {
     pub(crate) container: Container,
-    _dockerd: Dockerd,
+    pub(crate) docker: Dockerd,
     pub(crate) agent: Agent,
     pub(crate) host: Host,
 }
@@ -77,7 +79,7 @@ impl Stage {
             workers.into_iter().map(join).collect::<Result<Vec<_>>>()
         })?;
         say(&format!("all stands after {:.1?}", start.elapsed()));
-        Ok(Self { sites, etcd, lab })
+        Ok(Self { sites, helpers: Vec::new(), etcd, lab })
     }
 
     /// Cuts two hosts, counted from 1, from each other.
@@ -124,9 +126,9 @@ impl Stage {
 }
 
 fn docker(host: Host, agent: Agent) -> Result<Site> {
-    let mut dockerd = Dockerd::start_with_file(&host, &agent.docker_opts_file())?;
-    let container = dockerd.run()?;
+    let mut docker = Dockerd::start_with_file(&host, &agent.docker_opts_file())?;
+    let container = docker.run()?;
     let (name, address) = (host.name(), container.address(Family::V4)?);
     say(&format!("{name}: container {address} runs"));
-    Ok(Site { container, _dockerd: dockerd, agent, host })
+    Ok(Site { container, docker, agent, host })
 }
