@@ -241,7 +241,6 @@ fn usable(mac: MacAddr) -> Result<(), Refused> {
     if mac.is_unicast() { Ok(()) } else { Err(Refused::Mac { mac, what }) }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "gateways come with links to other networks"))]
 fn is_inside(gateway: IpAddr, address: IpAddr, len: u8) -> bool {
     Prefix::new(address, len).is_ok_and(|prefix| prefix.contains(gateway))
 }

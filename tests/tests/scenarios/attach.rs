@@ -228,7 +228,9 @@ fn a_container_that_is_started_again_has_its_address_again_with_etcd_or_without(
     sites[0].node.agent.restart()?;
     sites[0].node.agent.wait_ready(START)?;
     reach(&sites, "with another agent")?;
-    let writes = sites[0].node.agent.kernel_writes()?;
+    // An id for a namespace is nothing of ours in it (RTM_NEWNSID).
+    let mut writes = sites[0].node.agent.kernel_writes()?;
+    writes.retain(|write| !write.contains("NSID") && write != "88");
     check(writes.is_empty(), || format!("{writes:?}\n{}", sites[0].node.agent.log()))?;
     // Without etcd: a restart, a later attachment, and its end.
     etcd.kill(0);
@@ -281,9 +283,6 @@ fn an_agent_killed_while_it_attaches_gives_no_address_twice() -> Result {
     let given: Vec<IpAddr> = all.as_array().into_iter().flatten().flat_map(addresses).collect();
     let apart: BTreeSet<IpAddr> = given.iter().copied().collect();
     check(given.len() == COUNT && apart.len() == COUNT, || all.to_string())?;
-    for (made, address) in names.iter().zip(&given) {
-        let _ = (made, address);
-    }
     silent(&sites)?;
     drop(made);
     Ok(())
@@ -373,15 +372,12 @@ fn what_cannot_be_attached_is_refused_with_the_reason() -> Result {
         (&format!("attach {web} default"), 1, "Docker itself puts containers on it"),
         (&format!("attach {web} app --ip 10.9.9.9"), 1, "10.9.9.9 is none of the addresses"),
         (&format!("attach {web} app --ip6 fd00::5"), 1, "the network has no IPv6 addresses"),
-        (&format!("attach pid:{} app", std::process::id()), 1, "is kept"),
+        (&format!("attach pid:{} app", node.agent.pid()?), 1, "has the network of this host itself"),
         (&format!("attach {web} app --mac 01:00:5e:00:00:01"), 64, "for groups"),
         (&format!("attach {web} app --name lo"), 64, "lo is the container's own"),
         ("attach a:b app", 64, "is not supported"),
         (&format!("detach {web}"), 1, "there is no such attachment"),
     ] {
-        if words.contains("pid:") {
-            continue;
-        }
         let (found, text) = refused(node, words)?;
         check(found == Some(status) && text.contains(said), || {
             format!("{words}: {found:?} {text}\n{}", node.agent.log())

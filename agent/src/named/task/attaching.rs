@@ -101,6 +101,18 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
+    /// Refuses attachments that were asked for just now, and whose addresses nobody can have.
+    pub(super) async fn refuse_faulty(&mut self) {
+        let new = self.attachments.faults.iter().filter(|(id, _)| self.attachments.askers.contains_key(*id));
+        let new: Vec<(AttachmentId, String)> = new.map(|(id, why)| (*id, why.clone())).collect();
+        for (id, why) in new {
+            let network = self.attachments.all().get(&id).map(|attachment| attachment.network().clone());
+            if let Some(network) = network {
+                self.refuse(&network, id, &why).await;
+            }
+        }
+    }
+
     async fn refuse(&mut self, network: &NetworkName, id: AttachmentId, why: &str) {
         if let Err(error) = self.forget(id).await {
             debug!(attachment = %id, error, "a refused attachment stays");
@@ -238,14 +250,8 @@ impl<P: Ports> NamedTask<P> {
     fn release_idle(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
         let mut used = addresses_in(part);
         used.extend(self.attachments.named(name));
-        let is_settled = part.entry.endpoints.values().all(|endpoints| !endpoints.is_empty());
         let Some(room) = part.entry.held.as_ref().and_then(|kept| choice::idle(kept, &used)) else { return };
-        // One that was just got is for a container that has no address yet.
-        if !is_settled
-            || !self.attachments.faults.is_empty()
-            || !part.entry.is_wanted()
-            || !part.is_free(Instant::now())
-        {
+        if !part.entry.is_wanted() || !part.is_free(Instant::now()) {
             return;
         }
         if let Some((store, Leased::With(_))) = self.store() {
@@ -266,6 +272,7 @@ impl<P: Ports> NamedTask<P> {
         part.is_busy = false;
         match claimed {
             Ok(room) => {
+                part.again = None;
                 if let Some(kept) = part.entry.held.as_mut().filter(|kept| !kept.rooms.contains(&room)) {
                     kept.rooms.push(room);
                     self.is_saved = false;

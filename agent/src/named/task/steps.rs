@@ -24,6 +24,7 @@ impl<P: Ports> NamedTask<P> {
         let is_same = self.step_on_ground();
         let Some(ground) = self.ground.clone() else { return };
         self.look_at_attachments(&ground);
+        self.refuse_faulty().await;
         self.follow_folders(&ground, is_same);
         if !self.is_saved {
             self.unsaved = self.save().await.err();
@@ -39,6 +40,7 @@ impl<P: Ports> NamedTask<P> {
         let names: Vec<NetworkName> = self.parts.keys().cloned().collect();
         for name in names {
             let Some(mut part) = self.parts.remove(&name) else { continue };
+            part.again = part.again.filter(|again| *again > Instant::now());
             if part.entry.is_wanted() {
                 let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
                 if self.hold(&name, &mut part, &ground, lack) {
