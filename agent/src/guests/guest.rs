@@ -67,9 +67,9 @@ pub(crate) struct Guest {
     pub(crate) left_out: usize,
 }
 
-/// The largest label that is passed on: its key and its value, in bytes.
+/// The largest label that is passed on: its key and its value, in bytes of JSON.
 const LARGEST_LABEL: usize = 1 << 10;
-/// The most bytes of all labels of a container, so that it fits into a packet.
+/// The most bytes of all labels of a container in JSON, so that it fits into a packet.
 const LABELS: usize = 16 << 10;
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 256;
@@ -82,7 +82,7 @@ impl Guest {
             std::mem::take(&mut self.labels).into_iter().partition(|(key, _)| key.starts_with("com.docker.compose."));
         let mut room = LABELS;
         for (key, value) in compose.into_iter().chain(others) {
-            let len = key.len() + value.len();
+            let len = encoded_len(&key).saturating_add(encoded_len(&value));
             if len <= LARGEST_LABEL && len <= room {
                 room -= len;
                 self.labels.insert(key, value);
@@ -92,6 +92,11 @@ impl Guest {
         self.name = shortened(&self.name, LONGEST_NAME).to_owned();
         self
     }
+}
+
+/// The bytes of a text in JSON, where a control character takes six.
+fn encoded_len(text: &str) -> usize {
+    serde_json::to_vec(text).map_or(usize::MAX, |json| json.len())
 }
 
 /// As much of a text as has so many bytes.

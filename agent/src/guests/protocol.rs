@@ -249,6 +249,17 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn labels_of_control_characters_fit_into_a_packet() {
+        let labels = (0..64).map(|number| (format!("{number}\u{1}"), "\u{1}".repeat(160))).collect();
+        let guest =
+            Guest { id: "a".repeat(64).parse().unwrap(), name: "\u{2}".repeat(900), pid: 1, labels, left_out: 0 };
+        let answer = Answer::Heard(Word::Running(guest.bounded()));
+        let packet = answer.encode();
+        assert!(packet.len() <= LONGEST_ANSWER, "{}", packet.len());
+        assert_eq!(Answer::decode(&packet), Ok(answer));
+    }
+
     /// A packet in which something was changed, cut off or added.
     fn damaged(packet: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
         let len = packet.len();

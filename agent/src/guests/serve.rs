@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{PermissionsExt, chown},
+        unix::fs::lchown,
     },
     path::{Path, PathBuf},
     sync::{
@@ -19,7 +19,10 @@ use clap::Args;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    sys::{
+        socket::{getsockopt, sockopt::PeerCredentials},
+        stat::{Mode, umask},
+    },
     unistd::{Uid, User},
 };
 
@@ -122,9 +125,12 @@ fn own_socket(path: &Path, agent: Uid) -> io::Result<OwnedFd> {
     if is_left() {
         fs::remove_file(path)?;
     }
-    let listener = packet::listen_at(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    chown(path, Some(agent.as_raw()), None)?;
+    // Whoever may write in the folder could put a link in its place meanwhile. So it is made with its mode, and links are not followed.
+    let former = umask(Mode::from_bits_truncate(0o177));
+    let listener = packet::listen_at(path);
+    umask(former);
+    let listener = listener?;
+    lchown(path, Some(agent.as_raw()), None)?;
     Ok(listener)
 }
 

@@ -50,6 +50,21 @@ impl Claimed {
     fn prefixes(&self) -> Vec<Prefix> {
         self.held.iter().map(|held| held.prefix).collect()
     }
+
+    /// Only what the network has. Anything may be written below its folders.
+    fn within(mut self, pools: &NetworkPools) -> Self {
+        self.held.retain(|held| held.is_within(pools));
+        self
+    }
+
+    /// The single addresses of others inside a host's rooms.
+    fn foreign(&self, host: HostId, rooms: &[Room]) -> Vec<IpAddr> {
+        let is_foreign = |held: &&Held| {
+            let is_inside = rooms.iter().any(|room| room.prefix().covers(held.prefix));
+            !held.is_block && held.room_of(host).is_none() && is_inside
+        };
+        self.held.iter().filter(is_foreign).map(|held| held.prefix.network()).collect()
+    }
 }
 
 /// The largest number of writes in a transaction: etcd takes 128 by default.
@@ -65,7 +80,8 @@ impl<S: LeaseStore> NetworkStore<S> {
         let owner = Owner { host: joining.host, lease: joining.lease };
         for attempt in 0..ATTEMPTS {
             let network = self.network(name).await?;
-            let claimed = self.claimed(name).await?;
+            let pools = &network.record.pools;
+            let claimed = self.claimed(name).await?.within(pools);
             let key = self.prefix.member(name, joining.host);
             let found = self.key(&key).await?;
             let mut txn =
@@ -78,7 +94,6 @@ impl<S: LeaseStore> NetworkStore<S> {
                     txn.then.push(room.write(&self.prefix, name, owner));
                 }
             }
-            let pools = &network.record.pools;
             if rooms.is_empty() {
                 let asker = Asker { host: joining.host, attempt, is_first: true };
                 let room = Room::of(pools.claimed(), choose_room(pools.claimed(), &claimed.prefixes(), asker)?);
@@ -86,15 +101,18 @@ impl<S: LeaseStore> NetworkStore<S> {
                 txn.then.push(room.write(&self.prefix, name, owner));
                 rooms.push(room);
             }
-            let member = membership(joining, found.as_ref(), pools, &rooms);
+            let member = membership(joining, found.as_ref(), pools, (&rooms, &claimed.foreign(joining.host, &rooms)));
             let member_key = MemberKey { network: name.clone(), host: joining.host };
             let write = member.write(&self.prefix, &member_key, owner.lease);
             if found.as_ref().is_none_or(|kv| kv.value != member.to_value() || kv.lease != owner.lease) {
                 txn.then.push(write);
             }
             if txn.then.is_empty() || self.commit(txn).await?.succeeded {
-                let foreign = self.foreign(name, joining.host, &rooms).await?;
-                return Ok(Joined { network, member, rooms, foreign });
+                let foreign = self.claimed(name).await?.within(pools).foreign(joining.host, &rooms);
+                // Another host may have claimed this host's own address at the same moment.
+                if member.own.iter().all(|(_, own)| !foreign.contains(own)) {
+                    return Ok(Joined { network, member, rooms, foreign });
+                }
             }
             self.pause(attempt).await;
         }
@@ -116,12 +134,15 @@ impl<S: LeaseStore> NetworkStore<S> {
         for attempt in 0..ATTEMPTS {
             let network = self.network(name).await?;
             let member = self.member(name, host).await?;
-            let claimed = self.claimed(name).await?;
-            let pool = network.record.pools.claimed();
+            let pools = &network.record.pools;
+            let (claimed, pool) = (self.claimed(name).await?.within(pools), pools.claimed());
             let asker = Asker { host, attempt, is_first: false };
             let room = Room::of(pool, choose_room(pool, &claimed.prefixes(), asker)?);
             if self.claim(name, [self.is_as(name, &network), member], room, owner).await? {
-                return Ok(room);
+                if self.is_alone(name, pools, host, room).await? {
+                    return Ok(room);
+                }
+                self.release(name, host, room).await?;
             }
             self.pause(attempt).await;
         }
@@ -154,7 +175,7 @@ impl<S: LeaseStore> NetworkStore<S> {
         let room = Room::Address(address, mac);
         let owner = Owner { host, lease };
         let member = self.member(name, host).await?;
-        if let Some(other) = self.other_owner(name, host, address, None).await? {
+        if let Some(other) = self.other_owner((name, pools), host, address, None).await? {
             return Err(refuse(format!("the host {other} has it")));
         }
         if !self.claim(name, [self.is_as(name, &network), member], room, owner).await? {
@@ -162,7 +183,7 @@ impl<S: LeaseStore> NetworkStore<S> {
             return if mine { Ok(room) } else { Err(refuse("another host has just claimed it".to_owned())) };
         }
         // A block may have been claimed since. Its host looks at addresses after its claim, as this does at blocks: one of the two sees the other.
-        match self.other_owner(name, host, address, Some(room)).await? {
+        match self.other_owner((name, pools), host, address, Some(room)).await? {
             None => Ok(room),
             Some(other) => {
                 self.release(name, host, room).await?;
@@ -249,25 +270,31 @@ impl<S: LeaseStore> NetworkStore<S> {
         Ok(Claimed { held })
     }
 
-    /// The single addresses of others inside a host's rooms.
-    async fn foreign(&self, name: &NetworkName, host: HostId, rooms: &[Room]) -> Result<Vec<IpAddr>, NetworkError> {
-        let folder = self.prefix.addresses();
-        let listed = self.listed(&self.prefix.addresses_of(name)).await?;
-        let all = listed.into_iter().filter_map(|kv| Held::address(kv, &folder));
-        let is_foreign =
-            |held: &Held| held.room_of(host).is_none() && rooms.iter().any(|room| room.prefix().covers(held.prefix));
-        Ok(all.filter(is_foreign).map(|held| held.prefix.network()).collect())
+    /// Whether no other host had an address of this room when it was claimed, and none has a block around it.
+    async fn is_alone(
+        &self,
+        name: &NetworkName,
+        pools: &NetworkPools,
+        host: HostId,
+        room: Room,
+    ) -> Result<bool, NetworkError> {
+        match room {
+            Room::Block(_) => Ok(self.claimed(name).await?.within(pools).foreign(host, &[room]).is_empty()),
+            Room::Address(address, _) => {
+                Ok(self.other_owner((name, pools), host, address, Some(room)).await?.is_none())
+            }
+        }
     }
 
     /// Another host that has an address; with `mine`, one that had it before this host claimed it.
     async fn other_owner(
         &self,
-        name: &NetworkName,
+        (name, pools): (&NetworkName, &NetworkPools),
         host: HostId,
         address: IpAddr,
         mine: Option<Room>,
     ) -> Result<Option<HostId>, NetworkError> {
-        let claimed = self.claimed(name).await?;
+        let claimed = self.claimed(name).await?.within(pools);
         let since = mine.and_then(|mine| claimed.rooms_of(host).find(|(_, room)| *room == mine));
         let since = since.map(|(kv, _)| kv.create_revision);
         let mut owners = claimed.held.iter().filter(|held| held.prefix.contains(address));
@@ -279,16 +306,22 @@ impl<S: LeaseStore> NetworkStore<S> {
     }
 }
 
-/// The record of a member, which keeps its own addresses if it has some.
-fn membership(joining: &Joining, found: Option<&KeyValue>, pools: &NetworkPools, rooms: &[Room]) -> MemberRecord {
+/// The record of a member, which keeps its own addresses if they are of its `rooms` and nobody else's.
+fn membership(
+    joining: &Joining,
+    found: Option<&KeyValue>,
+    pools: &NetworkPools,
+    (rooms, foreign): (&[Room], &[IpAddr]),
+) -> MemberRecord {
+    let pool = pools.claimed();
+    let of = |address: IpAddr| pools.of_both(Prefix::host(address)).map(|_, prefix| prefix.network());
     let former = found.and_then(|kv| MemberRecord::from_value(&kv.value).ok());
-    let is_ours = |own: &IpAddr| rooms.iter().any(|room| room.prefix().contains(*own));
-    let kept = former.map(|former| former.own).filter(|own| own.iter().any(|(_, own)| is_ours(own)));
-    let first = || rooms.iter().flat_map(|room| pools.claimed().addresses_of(room.prefix())).next();
-    let own = kept.unwrap_or_else(|| match first() {
-        Some(address) => pools.of_both(Prefix::host(address)).map(|_, prefix| prefix.network()),
-        None => DualStack::default(),
-    });
+    let former =
+        former.and_then(|former| former.own.get(pool.prefix.family()).copied().filter(|own| of(*own) == former.own));
+    let is_ours = |own: &IpAddr| pool.has_address(*own) && rooms.iter().any(|room| room.prefix().contains(*own));
+    let kept = former.filter(|own| is_ours(own) && !foreign.contains(own));
+    let mut free = rooms.iter().flat_map(|room| pool.addresses_of(room.prefix())).filter(|own| !foreign.contains(own));
+    let own = kept.or_else(|| free.next()).map(of).unwrap_or_default();
     MemberRecord { public: joining.public, port: joining.port, own }
 }
 

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use wire_net::{AddressKey, BlockKey, HostId, KeyPrefix, MacAddr, NetworkName, Prefix};
+use wire_net::{AddressKey, BlockKey, Family, HostId, KeyPrefix, MacAddr, NetworkName, Prefix};
 use wire_store::{KeyValue, LeaseId, Write};
 
-use crate::named::{AddressPool, AddressRecord, BlockRecord, Record};
+use crate::named::{AddressPool, AddressRecord, BlockRecord, NetworkPools, Record};
 
 /// A block or a single address that a host has on a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +71,8 @@ pub(super) struct Held {
     pub(super) kv: KeyValue,
     /// The addresses of its key, whatever its value.
     pub(super) prefix: Prefix,
+    /// Whether its key is a block's.
+    pub(super) is_block: bool,
     /// The host and the room, if the value is valid.
     pub(super) owned: Option<(HostId, Room)>,
 }
@@ -81,7 +83,7 @@ impl Held {
         let key = BlockKey::of_key(kv.key.strip_prefix(folder)?).ok()?;
         let record = BlockRecord::from_value(&kv.value).ok();
         let owned = record.map(|record| (record.host, Room::Block(key.block)));
-        Some(Self { kv, prefix: key.block, owned })
+        Some(Self { kv, prefix: key.block, is_block: true, owned })
     }
 
     /// Decodes a key of `folder`; `None` if it names no address.
@@ -89,7 +91,17 @@ impl Held {
         let key = AddressKey::of_key(kv.key.strip_prefix(folder)?).ok()?;
         let record = AddressRecord::from_value(&kv.value).ok();
         let owned = record.map(|record| (record.host, Room::Address(key.address, record.mac)));
-        Some(Self { kv, prefix: Prefix::host(key.address), owned })
+        Some(Self { kv, prefix: Prefix::host(key.address), is_block: false, owned })
+    }
+
+    /// Whether the network has such a block or address.
+    pub(super) fn is_within(&self, pools: &NetworkPools) -> bool {
+        let address = self.prefix.network();
+        if self.is_block {
+            pools.claimed().has_block(self.prefix)
+        } else {
+            pools.get(Family::of(address)).is_some_and(|pool| pool.has_address(address))
+        }
     }
 
     pub(super) fn room_of(&self, host: HostId) -> Option<Room> {

@@ -12,7 +12,7 @@ use wire_lease::{
     },
 };
 use wire_net::{DualStack, HostId, KeyPrefix, NetworkName, Prefix};
-use wire_store::{LeaseId, LeaseStore, Random, SimStore};
+use wire_store::{LeaseId, LeaseStore, Random, SimStore, Txn, Write};
 
 use crate::common::TestEtcd;
 
@@ -84,6 +84,8 @@ async fn all<S: LeaseStore>(store: &S) {
     conflicts(store).await;
     exhausted(store).await;
     fixed_addresses(store).await;
+    strange_claims(store).await;
+    claimed_inside_a_block(store).await;
     wiped(store).await;
 }
 
@@ -269,6 +271,48 @@ async fn fixed_addresses<S: LeaseStore>(store: &S) {
     networks.leave(&name, host(2)).await.unwrap();
     networks.leave(&name, host(1)).await.unwrap();
     networks.remove(&name, false).await.unwrap();
+}
+
+/// Blocks and addresses that the network does not have give a host nothing, and take nothing from it.
+async fn strange_claims<S: LeaseStore>(store: &S) {
+    let (networks, lease) = (networks(store, 7), granted(store).await);
+    let name = named("strange");
+    networks.create(&wanted("strange", of("10.221.0.0/20")), &[]).await.unwrap();
+    let of_victim = r#"{"Host":"00000000000000000000000000000001"}"#;
+    let of_member = r#"{"PublicIP":"192.0.2.1","Port":8472,"Own":{"IPv4":"1.1.1.1"}}"#;
+    for (key, value) in [
+        ("blocks/strange/1.1.1.0-27", of_victim),
+        ("blocks/strange/10.221.0.0-20", r#"{"Host":"00000000000000000000000000000002"}"#),
+        ("members/strange/00000000000000000000000000000001", of_member),
+    ] {
+        let write = Write::Put { key: format!("/n/wire/{key}").into(), value: value.into(), lease: None };
+        store.commit(Txn { when: Vec::new(), then: vec![write] }).await.unwrap();
+    }
+    let joined = networks.join(&name, &joining(1, lease)).await.unwrap();
+    let pool: Prefix = "10.221.0.0/20".parse().unwrap();
+    assert!(joined.rooms.iter().all(|room| pool.covers(room.prefix())), "{joined:?}");
+    assert!(joined.member.own.v4.is_some_and(|own| pool.contains(own)), "{joined:?}");
+    networks.leave(&name, host(1)).await.unwrap();
+    assert!(!keys(store).await.iter().any(|key| key.contains("1.1.1.0")), "what names the host goes with it");
+    networks.remove(&name, true).await.unwrap();
+}
+
+/// A host that gets a block does not take the address in it that another host has claimed before.
+async fn claimed_inside_a_block<S: LeaseStore>(store: &S) {
+    let (networks, lease) = (networks(store, 8), granted(store).await);
+    let name = named("inside");
+    networks.create(&wanted("inside", of("10.222.0.0/20")), &[]).await.unwrap();
+    let here = networks.join(&name, &joining(1, lease)).await.unwrap();
+    let own = here.member.own.v4.unwrap();
+    let key = format!("/n/wire/addresses/inside/{own}");
+    let value = r#"{"Host":"00000000000000000000000000000002","MAC":"02:00:00:00:00:07"}"#;
+    let write = Write::Put { key: key.into(), value: value.into(), lease: None };
+    store.commit(Txn { when: Vec::new(), then: vec![write] }).await.unwrap();
+    let again = networks.join(&name, &joining(1, lease)).await.unwrap();
+    assert_eq!(again.foreign, [own]);
+    assert!(again.member.own.v4.is_some_and(|other| other != own && here.rooms[0].prefix().contains(other)));
+    networks.leave(&name, host(1)).await.unwrap();
+    networks.remove(&name, true).await.unwrap();
 }
 
 /// A store that has lost all of it gets it back from the disk of a host, and nothing of what others have made since is overwritten.
