@@ -306,7 +306,7 @@ impl Drop for Made {
 #[test]
 fn a_port_that_is_deleted_is_back_within_a_second_and_of_a_guest_that_ends_nothing_stays() -> Result {
     let lab = lab!();
-    let (_etcd, sites) = sites::<2>(&lab, DUAL, false)?;
+    let (_etcd, mut sites) = sites::<2>(&lab, DUAL, false)?;
     ctl(&sites[0].node, "network create app --ipv6")?;
     let node = &sites[0].node;
     let name = format!("{}-x", node.host.namespace().name());
@@ -354,7 +354,20 @@ fn a_port_that_is_deleted_is_back_within_a_second_and_of_a_guest_that_ends_nothi
     })?;
     let _again = Made::new(&name)?;
     eventually(START, is_back)?;
-    silent(&sites)
+    silent(&sites)?;
+    // A network with a container on it is not left by `hide`, and by `drain` with all that is attached.
+    json(node, "network expose app")?;
+    let kept = json(node, "network hide app")?;
+    check(kept["state"] == "joined", || kept.to_string())?;
+    is_back()?;
+    let node = &mut sites[0].node;
+    node.agent.terminate()?;
+    let drained = node.agent.run_with_its_flags("drain")?;
+    check(drained.status.success(), || format!("{drained:?}"))?;
+    let left = picture(node)?;
+    check(!left.contains("wp") && !left.contains("named") && !left.contains("attachments/"), || left.clone())?;
+    let links = inside("ip -o link")?;
+    check(!links.contains("lan0"), || links.clone())
 }
 
 #[test]
