@@ -217,7 +217,7 @@ impl<P: Ports> NetworkLoop<P> {
             match opened.and_then(|opened| self.reconciler.driver().add_guest(namespace, opened)) {
                 Ok(()) => drop(self.guests.insert(namespace)),
                 Err(error) => {
-                    error!(?namespace, error = chain(&error), "a container's network namespace cannot be used")
+                    error!(?namespace, error = chain(&error), "a container's network namespace cannot be used");
                 }
             }
         }

@@ -23,7 +23,7 @@ use nix::{
         socket::{getsockopt, sockopt::PeerCredentials},
         stat::{Mode, umask},
     },
-    unistd::{Uid, User},
+    unistd::Uid,
 };
 
 use super::{
@@ -106,11 +106,16 @@ pub(crate) fn run(flags: GuestsFlags) -> Result<(), Exit> {
 }
 
 fn user(name: String) -> Result<Uid, GuestsError> {
-    match User::from_name(&name) {
-        Ok(Some(user)) => Ok(user.uid),
-        Ok(None) => Err(GuestsError::NoUser { name }),
-        Err(error) => Err(GuestsError::User { name, source: error.into() }),
-    }
+    // Not by the C library: a static binary cannot load its NSS modules.
+    let users = match fs::read_to_string("/etc/passwd") {
+        Ok(users) => users,
+        Err(source) => return Err(GuestsError::User { name, source }),
+    };
+    let uid = |line: &str| {
+        let mut fields = line.strip_prefix(&*name)?.strip_prefix(':')?.split(':');
+        fields.nth(1)?.parse().ok().map(Uid::from_raw)
+    };
+    users.lines().find_map(uid).ok_or(GuestsError::NoUser { name })
 }
 
 fn passed_socket() -> Result<OwnedFd, GuestsError> {

@@ -105,7 +105,7 @@ fn unfit(kept: &Kept, family: Family, address: IpAddr, v4: Option<IpAddr>) -> Op
             pool.prefix
         ));
     }
-    let twin = |v4: IpAddr| pools.of_both(Prefix::host(v4)).v6.map(|prefix| prefix.network());
+    let twin = |v4: IpAddr| pools.of_both(Prefix::host(v4)).v6.map(Prefix::network);
     let is_twin_of_other = pools.belongs_to_v4(address) && v4.and_then(twin) != Some(address);
     is_twin_of_other
         .then(|| format!("{address} belongs to the IPv4 address with the same last 32 bits: give that with --ip"))

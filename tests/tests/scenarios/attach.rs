@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, thread};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use wire_tests::{
     Container, Dockerd, Etcd, Family, LabError, Process, Result, Stored, Underlay, binary, check, eventually, lab,
@@ -230,7 +231,7 @@ fn a_container_that_is_started_again_has_its_address_again_with_etcd_or_without(
     reach(&sites, "with another agent")?;
     // An id for a namespace is nothing of ours in it (RTM_NEWNSID).
     let mut writes = sites[0].node.agent.kernel_writes()?;
-    writes.retain(|write| !write.contains("NSID") && write != "88");
+    writes.retain(|write| !write.contains("NSID") && write != "0x58");
     check(writes.is_empty(), || format!("{writes:?}\n{}", sites[0].node.agent.log()))?;
     // Without etcd: a restart, a later attachment, and its end.
     etcd.kill(0);
@@ -268,9 +269,7 @@ fn an_agent_killed_while_it_attaches_gives_no_address_twice() -> Result {
         }
         let some = || check(!states(node).unwrap_or_default().is_empty(), || "none yet".to_owned());
         let begun = eventually(START, some);
-        let pid = i32::try_from(node.agent.pid()?).map_err(LabError::answer("a pid"))?;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
-            .map_err(|errno| LabError::Wrong(errno.to_string()))?;
+        node.agent.signal(Signal::SIGKILL)?;
         begun.map(drop)
     })?;
     site.node.agent.kill();
@@ -307,7 +306,7 @@ impl Drop for Made {
 #[test]
 fn a_port_that_is_deleted_is_back_within_a_second_and_of_a_guest_that_ends_nothing_stays() -> Result {
     let lab = lab!();
-    let (_etcd, sites) = sites::<2>(&lab, DUAL, false)?;
+    let (_etcd, mut sites) = sites::<2>(&lab, DUAL, false)?;
     ctl(&sites[0].node, "network create app --ipv6")?;
     let node = &sites[0].node;
     let name = format!("{}-x", node.host.namespace().name());
@@ -355,7 +354,20 @@ fn a_port_that_is_deleted_is_back_within_a_second_and_of_a_guest_that_ends_nothi
     })?;
     let _again = Made::new(&name)?;
     eventually(START, is_back)?;
-    silent(&sites)
+    silent(&sites)?;
+    // A network with a container on it is not left by `hide`, and by `drain` with all that is attached.
+    json(node, "network expose app")?;
+    let kept = json(node, "network hide app")?;
+    check(kept["state"] == "joined", || kept.to_string())?;
+    is_back()?;
+    let node = &mut sites[0].node;
+    node.agent.terminate()?;
+    let drained = node.agent.run_with_its_flags("drain")?;
+    check(drained.status.success(), || format!("{drained:?}"))?;
+    let left = picture(node)?;
+    check(!left.contains("wp") && !left.contains("named") && !left.contains("attachments/"), || left.clone())?;
+    let links = inside("ip -o link")?;
+    check(!links.contains("lan0"), || links.clone())
 }
 
 #[test]

@@ -333,12 +333,13 @@ impl<P: Ports> NamedTask<P> {
                 }
             }
         }
+        let was_wanted = part.entry.is_wanted();
         for id in part.attached().left() {
             if part.entry.endpoints.remove(&id).is_some() {
                 self.is_saved = false;
             }
         }
-        if !part.entry.is_wanted() {
+        if was_wanted && !part.entry.is_wanted() {
             part.turn();
         }
     }

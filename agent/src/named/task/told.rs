@@ -7,7 +7,10 @@ use wire_state::{LinkPlace, Namespace};
 use super::NamedTask;
 use crate::{
     attach::{AttachmentId, Endpoint, Status},
-    named::attachments::{AttachmentSeen, AttachmentState, EndpointSeen},
+    named::{
+        attachments::{AttachmentSeen, AttachmentState, EndpointSeen},
+        part::Part,
+    },
     ports::Ports,
 };
 
@@ -69,7 +72,7 @@ impl<P: Ports> NamedTask<P> {
             (Status::Attached(_), None) => (AttachmentState::Attached, String::new()),
             (Status::Waiting, None) => (AttachmentState::Waiting, self.waits_for(id, endpoints)),
         };
-        let made = part.map(|part| part.made()).unwrap_or_default();
+        let made = part.map(Part::made).unwrap_or_default();
         let endpoint = |endpoint: &Endpoint| {
             let port = id.port(endpoint.slot);
             let inside = made.iter().find(|made| made.port == port).map(|made| made.inside);
