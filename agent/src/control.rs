@@ -10,10 +10,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::mpsc,
-};
+use tokio::net::{UnixListener, UnixStream};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server, Uri},
@@ -23,7 +20,7 @@ use wire_forward::Fault;
 use crate::{
     exit::Exit,
     loops::{COMPARE_TIMEOUT, Loops},
-    named::{self, Wish},
+    named::{NetworkWishes, Wish},
     pulse::{Part, Watchdog},
     status::StatusWriter,
 };
@@ -70,7 +67,7 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 pub(crate) struct Running {
     pub(crate) loops: Loops,
     /// Takes commands about networks by name, if the agent is the default network's.
-    pub(crate) networks: Option<mpsc::Sender<named::Request>>,
+    pub(crate) networks: Option<NetworkWishes>,
 }
 
 /// Answers on the socket until it is dropped. `running` is the agent, if one runs.

@@ -149,8 +149,7 @@ impl Member {
         let Self { settings, ports, stored, status, watchdog } = self;
         let agent = Agent::with(ports.clone(), settings.clone(), stored.clone(), status.clone(), watchdog.clone())?;
         let mut beside = JoinSet::new();
-        let networks = agent.named.as_ref().map(|named| named.requests.clone());
-        let running = control::Running { loops: agent.loops.clone(), networks };
+        let running = control::Running { loops: agent.loops.clone(), networks: agent.networks() };
         beside.spawn(self.control(Some(running))?.in_current_span());
         let (to_agent, hangups) = mpsc::channel(1);
         beside.spawn(pass_on(signal(SignalKind::hangup()).map_err(Exit::Signals)?, to_agent));

@@ -35,7 +35,8 @@ impl World {
         self.check_reservations()?;
         self.check_kernels(whom)?;
         self.check_owners(whom)?;
-        self.check_reach()
+        self.check_reach()?;
+        self.check_networks(whom)
     }
 
     /// Whether leases have changed just now, or the store is in trouble.
