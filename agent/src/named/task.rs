@@ -98,9 +98,10 @@ impl<P: Ports> NamedTask<P> {
 
     pub(super) async fn run(mut self) {
         loop {
+            let begun = Instant::now();
             self.look().await;
             self.publish();
-            let next_time = self.next_time();
+            let next_time = self.next_time(begun);
             tokio::select! {
                 changed = self.stood_on.changed() => {
                     if changed.is_err() {
@@ -118,9 +119,10 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
-    fn next_time(&self) -> Option<Instant> {
+    /// The next time at which something is to be done without an event, after a look at `looked`.
+    fn next_time(&self, looked: Instant) -> Option<Instant> {
         let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
-        self.parts.values().filter_map(Part::next_time).chain(again).min()
+        self.parts.values().filter_map(|part| part.next_time(looked)).chain(again).min()
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -225,7 +227,7 @@ impl<P: Ports> NamedTask<P> {
             // It is left next.
             return;
         }
-        if part.entry.held.is_none() && !part.askers.is_empty() && !matches!(error, NetworkError::Store(_)) {
+        if part.entry.held.is_none() && part.is_awaited() && !matches!(error, NetworkError::Store(_)) {
             part.answer(&Err(chain(error)));
             self.parts.remove(name);
             self.is_saved = false;

@@ -68,7 +68,7 @@ struct Answers(Rc<RefCell<Vec<Answer>>>);
 enum Answer {
     Wished(usize, NetworkName, Wish, Result<(), WishError>),
     Created(NetworkName, Result<NetworkRecord, NetworkError>),
-    Updated(NetworkName, Result<(), NetworkError>),
+    Updated(Result<(), NetworkError>),
     Removed(NetworkName, Option<Vni>, Result<(), NetworkError>),
 }
 
@@ -128,10 +128,6 @@ impl Networks {
         }
     }
 
-    fn wish(&self, host: usize, name: &NetworkName) -> Wish {
-        self.wishes.get(&(host, name.clone())).copied().unwrap_or(Wish::Hidden)
-    }
-
     fn is_wished_anywhere(&self, name: &NetworkName) -> bool {
         self.wishes.iter().any(|((_, wished), wish)| wished == name && *wish != Wish::Hidden)
     }
@@ -188,7 +184,7 @@ impl Networks {
                 self.may_clash |= self.is_wished_anywhere(&name);
                 self.resting.extend(vni.filter(|_| !self.may_clash));
             }
-            Answer::Updated(_, result) => self.carried_out += u32::from(result.is_ok()),
+            Answer::Updated(result) => self.carried_out += u32::from(result.is_ok()),
             Answer::Created(_, Err(_)) | Answer::Removed(_, _, Err(_)) => {}
         }
         Ok(())

@@ -71,7 +71,7 @@ impl World {
         let change = NetworkChange { labels, broadcast: Some(self.networks.random.chance(500)) };
         tokio::task::spawn_local(async move {
             let changed = store.update(&name, &change).await;
-            answers.add(Answer::Updated(name, changed.map(drop)));
+            answers.add(Answer::Updated(changed.map(drop)));
         });
     }
 

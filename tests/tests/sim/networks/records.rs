@@ -11,6 +11,9 @@ use wire_state::{BridgeFdbKey, FdbTarget, ObservedNet};
 
 use crate::world::World;
 
+/// The folders of records. VNIs that rest are not among them.
+const FOLDERS: [&str; 4] = ["networks", "members", "blocks", "addresses"];
+
 /// The records.
 #[derive(Debug, Default)]
 pub(super) struct Records {
@@ -73,7 +76,7 @@ impl Records {
 
     fn add(&mut self, key: &[u8], value: &[u8]) {
         let Some((folder, name)) = std::str::from_utf8(key).ok().and_then(|key| key.split_once('/')) else { return };
-        if folder == "vnis" {
+        if !FOLDERS.contains(&folder) {
             return;
         }
         self.keys.push(format!("{folder}/{name}"));
