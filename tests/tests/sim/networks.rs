@@ -83,12 +83,12 @@ impl Answers {
 }
 
 impl Networks {
-    /// Two of three worlds have networks by name.
+    /// Each other world has networks by name.
     pub(crate) fn new(seed: u64) -> Self {
         let now = Instant::now();
         Self {
             random: Random::seeded(seed.wrapping_add(1 << 32)),
-            is_used: !seed.is_multiple_of(3),
+            is_used: seed.is_multiple_of(2),
             wishes: BTreeMap::new(),
             asked: BTreeSet::new(),
             answers: Answers::default(),
@@ -98,6 +98,10 @@ impl Networks {
             lenient_until: now,
             carried_out: 0,
         }
+    }
+
+    pub(crate) const fn are_used(&self) -> bool {
+        self.is_used
     }
 
     /// The field of the network config.

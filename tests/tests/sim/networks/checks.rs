@@ -46,10 +46,11 @@ impl World {
         if !self.networks.is_used {
             return Ok(());
         }
-        self.check_wishes()?;
-        let parts = self.parts(whom);
+        let documents: Vec<Document> = self.hosts.iter().map(SimulatedHost::document).collect();
+        self.check_wishes(&documents)?;
+        self.check_left(whom, &documents)?;
+        let parts = self.parts(whom, documents);
         check_devices(&parts)?;
-        self.check_left(whom)?;
         if whom == Whom::Undisturbed && self.may_networks_be_wrong() {
             return Ok(());
         }
@@ -66,8 +67,7 @@ impl World {
     }
 
     /// What was acknowledged is on disk.
-    fn check_wishes(&self) -> Result<(), Broken> {
-        let documents: Vec<Document> = self.hosts.iter().map(SimulatedHost::document).collect();
+    fn check_wishes(&self, documents: &[Document]) -> Result<(), Broken> {
         for ((host, name), wish) in &self.networks.wishes {
             let is_exposed = documents[*host].networks.get(name).is_some_and(|part| part.is_exposed);
             let is_kept = match wish {
@@ -87,11 +87,12 @@ impl World {
     }
 
     /// The parts of hosts that had time.
-    fn parts(&self, whom: Whom) -> Vec<Part<'_>> {
+    fn parts(&self, whom: Whom, documents: Vec<Document>) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
-        for host in self.hosts.iter().filter(|host| Self::is_settled(whom, host)) {
+        let of_hosts = self.hosts.iter().zip(documents).filter(|(host, _)| Self::is_settled(whom, host));
+        for (host, document) in of_hosts {
             let states = host.agent.as_ref().map(|running| running.status.networks()).unwrap_or_default();
-            for (name, part) in host.document().networks {
+            for (name, part) in document.networks {
                 let is_joined = states.get(&name) == Some(&"joined") && host.fault_of(&name).is_none();
                 if let Some(held) = part.held.filter(|_| is_joined && part.is_exposed) {
                     parts.push(Part { host, name, held });
@@ -102,9 +103,9 @@ impl World {
     }
 
     /// What a host has no part in is not in its kernel. At rest, what it shall have is there.
-    fn check_left(&self, whom: Whom) -> Result<(), Broken> {
-        for host in self.hosts.iter().filter(|host| Self::is_settled(whom, host)) {
-            let document = host.document();
+    fn check_left(&self, whom: Whom, documents: &[Document]) -> Result<(), Broken> {
+        let of_hosts = self.hosts.iter().zip(documents).filter(|(host, _)| Self::is_settled(whom, host));
+        for (host, document) in of_hosts {
             let held = document.networks.values().filter_map(|part| part.held.as_ref());
             let known: BTreeSet<LinkName> = held.flat_map(|held| <[LinkName; 2]>::from(devices(held.vni))).collect();
             let net = host.parts.kernel.state();

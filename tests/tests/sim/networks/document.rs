@@ -1,12 +1,15 @@
 //! What a host has on disk of networks by name, read without the code that is tested.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use serde_json::Value;
 use wire_net::{AddressKey, BlockKey, NetworkName, Prefix};
 
 use super::records::pools_of;
 use crate::host::SimulatedHost;
+
+/// Where it is.
+const FILE: &str = "/var/lib/wire-agent/named.json";
 
 /// The document.
 #[derive(Debug, Default)]
@@ -33,8 +36,8 @@ impl SimulatedHost {
     /// The document on its disk.
     pub(super) fn document(&self) -> Document {
         let files = self.parts.disk.files();
-        let file = files.iter().find(|(path, _)| path.ends_with("named.json"));
-        let value: Option<Value> = file.and_then(|(_, file)| serde_json::from_slice(&file.content).ok());
+        let file = files.get(Path::new(FILE));
+        let value: Option<Value> = file.and_then(|file| serde_json::from_slice(&file.content).ok());
         let networks = value.as_ref().and_then(|value| value["networks"].as_object());
         let part = |(name, part): (&String, &Value)| {
             let is_exposed = part["exposed"] == true;
