@@ -8,6 +8,10 @@ use crate::{
     world::{Broken, PROMPT, START, World},
 };
 
+/// What an agent says of a network that etcd does not have.
+const NO_NETWORK: &str = "there is no network";
+/// What it says while it puts back what etcd has lost.
+const LOST: &str = "etcd has lost";
 /// How often an operator settles what clashes: what one host leaves, another may have to join anew.
 const TRIES: u32 = 3;
 
@@ -22,6 +26,9 @@ impl World {
             if faults.is_empty() {
                 break;
             }
+            if let Some((host, name, fault)) = faults.iter().find(|fault| self.has_vanished(fault)) {
+                return Err(Broken(format!("{name}, which host {host} has a part in, has vanished: {fault}")));
+            }
             let unexpected = faults.iter().find(|(_, _, fault)| !self.networks.may_clash && !is_of_operator(fault));
             if let Some(fault) = unexpected {
                 return Err(Broken(format!("nothing has clashed, and a host says {fault:?}")));
@@ -32,6 +39,13 @@ impl World {
             self.pass(KEPT + START).await?;
         }
         Ok(())
+    }
+
+    /// Whether a network is lost that a host has joined: it is to be put back.
+    fn has_vanished(&self, (host, name, fault): &(usize, NetworkName, String)) -> bool {
+        let document = self.hosts[*host].document();
+        let has_joined = document.networks.get(name).is_some_and(|part| part.is_exposed && part.held.is_some());
+        has_joined && (fault.contains(LOST) || fault.contains(NO_NETWORK))
     }
 
     /// The hosts that say that something is wrong with a network.
@@ -112,5 +126,5 @@ impl World {
 
 /// Whether a fault follows from the command: there is no such network, or it has no address left.
 fn is_of_operator(fault: &str) -> bool {
-    fault.contains("there is no network") || fault.contains("are taken")
+    fault.contains(NO_NETWORK) || fault.contains("are taken")
 }
