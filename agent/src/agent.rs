@@ -1,17 +1,17 @@
 //! The agent of one host, on any ports: starts the loops, joins the network, and stays in it.
 
-use std::{ffi::OsString, sync::Arc};
+use std::{collections::BTreeMap, ffi::OsString, sync::Arc};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, info, warn};
-use wire_net::{DualStack, Prefix};
+use wire_net::{DualStack, NetworkName, Prefix};
 
 use crate::{
     cli::Cli,
     exit::Exit,
     host::Host,
     loops::Loops,
-    named::Named,
+    named::{Named, NetworkWishes},
     network::Network,
     notify::Stored,
     ports::Ports,
@@ -77,6 +77,12 @@ impl AgentStatus {
         self.0.look(|seen| seen.subnet)
     }
 
+    /// The networks by name that this host has a part in: for each `waiting`, `joined` or `leaving`.
+    #[must_use]
+    pub fn networks(&self) -> BTreeMap<NetworkName, &'static str> {
+        self.0.look(|seen| seen.networks.iter().map(|(name, part)| (name.clone(), part.state.name())).collect())
+    }
+
     /// The conditions that hold now, each as its name and its sentence.
     #[must_use]
     pub fn conditions(&self) -> Vec<(&'static str, String)> {
@@ -109,6 +115,13 @@ impl<P: Ports> Agent<P> {
     #[must_use]
     pub fn status(&self) -> AgentStatus {
         AgentStatus(self.host.status.clone())
+    }
+
+    /// Takes commands about this host's part in networks by name; `None` if it has none, since this is not the default network.
+    #[must_use]
+    pub fn networks(&self) -> Option<NetworkWishes> {
+        let named = self.named.as_ref()?;
+        Some(NetworkWishes::new(named.requests.clone(), self.host.status.clone()))
     }
 
     /// `stored` are the descriptors that the service manager has stored for this run.

@@ -11,10 +11,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::mpsc,
-};
+use tokio::net::{UnixListener, UnixStream};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server, Uri},
@@ -25,7 +22,7 @@ use crate::{
     attach::Watched,
     exit::Exit,
     loops::{COMPARE_TIMEOUT, Loops},
-    named::{self, Wish},
+    named::{self, NetworkWishes, Wish},
     pulse::{Part, Watchdog},
     status::StatusWriter,
 };
@@ -75,7 +72,7 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 pub(crate) struct Running {
     pub(crate) loops: Loops,
     /// Takes commands about networks by name, if the agent is the default network's.
-    pub(crate) networks: Option<mpsc::Sender<named::Request>>,
+    pub(crate) networks: Option<NetworkWishes>,
     /// Takes commands about attachments, likewise.
     pub(crate) attaching: Option<(mpsc::Sender<named::AttachRequest>, Watched)>,
 }

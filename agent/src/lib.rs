@@ -67,7 +67,10 @@ use std::{ffi::OsString, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 use wire_forward::Fault;
 
-pub use crate::agent::{Agent, AgentError, AgentSettings, AgentStatus};
+pub use crate::{
+    agent::{Agent, AgentError, AgentSettings, AgentStatus},
+    named::{NetworkWishes, WishError},
+};
 use crate::{
     cli::{Cli, Command, DebugCommand, LogFormat},
     exit::{Exit, USAGE},

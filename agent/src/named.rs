@@ -15,6 +15,7 @@ mod part;
 #[cfg(test)]
 mod samples;
 mod task;
+mod wishes;
 
 use std::net::IpAddr;
 
@@ -27,6 +28,7 @@ use wire_lease::{HoldState, named::Occupied};
 use wire_net::{DualStack, HostId, NetworkName};
 use wire_store::{LeaseId, LeaseStore};
 
+pub use self::wishes::{NetworkWishes, WishError};
 pub(crate) use self::{
     attachments::{
         AttachRequest, AttachWish, AttachmentSeen, AttachmentState, EndpointSeen, NewAttachment, Noted, Which,

@@ -149,9 +149,8 @@ impl Member {
         let Self { settings, ports, stored, status, watchdog } = self;
         let agent = Agent::with(ports.clone(), settings.clone(), stored.clone(), status.clone(), watchdog.clone())?;
         let mut beside = JoinSet::new();
-        let networks = agent.named.as_ref().map(|named| named.requests.clone());
         let attaching = agent.named.as_ref().map(|named| (named.attaching.clone(), named.watched.clone()));
-        let running = control::Running { loops: agent.loops.clone(), networks, attaching };
+        let running = control::Running { loops: agent.loops.clone(), networks: agent.networks(), attaching };
         beside.spawn(self.control(Some(running))?.in_current_span());
         let (to_agent, hangups) = mpsc::channel(1);
         beside.spawn(pass_on(signal(SignalKind::hangup()).map_err(Exit::Signals)?, to_agent));

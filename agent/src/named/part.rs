@@ -228,9 +228,12 @@ impl Part {
         !self.is_busy && self.again.is_none_or(|again| again <= now)
     }
 
-    /// The next time at which something is to be done without an event.
-    pub(super) fn next_time(&self) -> Option<Instant> {
-        [self.again.filter(|_| !self.is_busy), self.check_at, self.keep_until, self.save_at].into_iter().flatten().min()
+    /// The next time at which something is to be done without an event, after a look at `looked`. What was due by then and is not done waits for
+    /// an event: etcd's answer, a lease, the end of another time.
+    pub(super) fn next_time(&self, looked: Instant) -> Option<Instant> {
+        let again = self.again.filter(|_| !self.is_busy);
+        let times = [again, self.check_at, self.keep_until, self.save_at];
+        times.into_iter().flatten().filter(|time| *time > looked).min()
     }
 
     /// Whether it is time to save the network as it is admitted. Then it is being saved from now on. What may be lost is not saved.
@@ -351,6 +354,12 @@ impl Part {
             rooms: held.iter().flat_map(|kept| &kept.rooms).map(|room| room.prefix().to_string()).collect(),
             others: self.hosts.hosts().others.len(),
         }
+    }
+
+    /// Whether somebody waits. Who has been told that it takes longer does not: then it is tried again and again.
+    pub(super) fn is_awaited(&mut self) -> bool {
+        self.askers.retain(|asker| !asker.is_closed());
+        !self.askers.is_empty()
     }
 
     /// Tells all who wait.

@@ -108,10 +108,11 @@ impl<P: Ports> NamedTask<P> {
 
     pub(super) async fn run(mut self) {
         loop {
+            let begun = Instant::now();
             self.look().await;
             self.publish();
             self.publish_attachments();
-            let next_time = self.next_time();
+            let next_time = self.next_time(begun);
             tokio::select! {
                 changed = self.stood_on.changed() => {
                     if changed.is_err() {
@@ -131,10 +132,11 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
-    fn next_time(&self) -> Option<Instant> {
+    /// The next time at which something is to be done without an event, after a look at `looked`.
+    fn next_time(&self, looked: Instant) -> Option<Instant> {
         let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
         let of_guests = self.attachments.spots.next_time();
-        self.parts.values().filter_map(Part::next_time).chain(again).chain(of_guests).min()
+        self.parts.values().filter_map(|part| part.next_time(looked)).chain(again).chain(of_guests).min()
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -246,7 +248,7 @@ impl<P: Ports> NamedTask<P> {
             // It is left next.
             return;
         }
-        if part.entry.held.is_none() && !part.askers.is_empty() && !matches!(error, NetworkError::Store(_)) {
+        if part.entry.held.is_none() && part.is_awaited() && !matches!(error, NetworkError::Store(_)) {
             part.answer(&Err(chain(error)));
             part.wish(false);
             if !part.entry.is_wanted() {

@@ -132,6 +132,35 @@ impl Fault {
         StoreFault::HostJoins,
     ];
 
+    /// Whether a host may lose its lease, and with it for a while what it has on networks by name.
+    const fn is_about_leases(self) -> bool {
+        use HostFault as Host;
+        matches!(
+            self,
+            Self::Store(
+                StoreFault::Down
+                    | StoreFault::Stall
+                    | StoreFault::LoseEvent
+                    | StoreFault::Restore
+                    | StoreFault::Wipe
+                    | StoreFault::DeleteAll
+            ) | Self::Host(
+                Host::Suspend
+                    | Host::Clone
+                    | Host::OtherAddress
+                    | Host::CutHalfOpen
+                    | Host::CutReset
+                    | Host::LoseReplies
+                    | Host::DelayWatches
+                    | Host::LoseOwnEvent
+                    | Host::DeleteLease
+                    | Host::RevokeLease
+                    | Host::Steal,
+                _
+            )
+        )
+    }
+
     pub(crate) fn draw(random: &Random, hosts: usize) -> Self {
         if random.chance(700) {
             Self::Host(Self::HOST[random.index(Self::HOST.len())], random.index(hosts))
@@ -159,6 +188,9 @@ impl World {
     pub(crate) fn apply(&mut self, fault: Fault) -> Result<(), Broken> {
         self.record.note(format_args!("{fault}"));
         self.held = None;
+        if fault.is_about_leases() {
+            self.networks_may_be_wrong();
+        }
         match fault {
             Fault::Host(fault, index) => self.apply_to_host(fault, index),
             Fault::Store(fault) => self.apply_to_store(fault),

@@ -9,7 +9,7 @@ use std::{
 use futures::FutureExt as _;
 
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
-use wire_agent::{Agent, AgentError, AgentSettings, AgentStatus};
+use wire_agent::{Agent, AgentError, AgentSettings, AgentStatus, NetworkWishes};
 use wire_firewall::sim::SimPacketFilter;
 use wire_kernel::sim::SimHost;
 use wire_net::{Family, KeyPrefix, LinkName, MacAddr, Mtu, Prefix};
@@ -88,6 +88,7 @@ pub(crate) struct Running {
     pub(crate) status: AgentStatus,
     pub(crate) task: JoinHandle<Result<(), AgentError>>,
     pub(crate) hangups: mpsc::Sender<()>,
+    networks: Option<NetworkWishes>,
 }
 
 impl SimulatedHost {
@@ -129,9 +130,9 @@ impl SimulatedHost {
         let settings = AgentSettings::from_flags(&flags)?;
         let agent = Agent::start(ports.clone(), settings)?;
         let (hangups, received) = mpsc::channel(1);
-        let status = agent.status();
+        let (status, networks) = (agent.status(), agent.networks());
         let task = tokio::task::spawn_local(agent.run(received));
-        self.agent = Some(Running { ports, status, task, hangups });
+        self.agent = Some(Running { ports, status, task, hangups, networks });
         Ok(())
     }
 
@@ -273,6 +274,11 @@ impl SimulatedHost {
     /// Whether its kernel, packet filter or disk fails, or has failed a moment ago.
     pub(crate) fn is_faulty(&self) -> bool {
         self.faulty_until.is_some_and(|until| Instant::now() <= until)
+    }
+
+    /// The way to its agent for commands about networks by name.
+    pub(crate) fn networks(&self) -> Option<NetworkWishes> {
+        self.agent.as_ref()?.networks.clone()
     }
 
     /// The way to its agent's client of the store.

@@ -9,6 +9,7 @@ mod flannel;
 mod gaps;
 mod held;
 mod host;
+mod networks;
 mod others;
 mod planted;
 mod ports;

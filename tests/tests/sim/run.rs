@@ -75,9 +75,11 @@ async fn live(world: &mut World) -> Result<(), Broken> {
     }
     world.pass(START).await?;
     world.check(Whom::All)?;
+    world.begin_networks().await?;
     for _ in 0..world.shape.steps {
         let fault = Fault::draw(&world.random, world.hosts.len());
         world.apply(fault)?;
+        world.act_on_networks();
         let time = world.some_time();
         world.pass(time).await?;
         world.note_state();
@@ -93,9 +95,12 @@ async fn live(world: &mut World) -> Result<(), Broken> {
     world.pass(LISTED).await?;
     world.operator_restarts();
     world.pass(START).await?;
+    world.settle_networks().await?;
     world.note_state();
     world.check(Whom::All)?;
-    world.check_ready()
+    world.check_joined()?;
+    world.check_ready()?;
+    world.end_networks().await
 }
 
 impl World {
@@ -113,7 +118,9 @@ impl World {
         for host in &self.hosts {
             let changes = host.parts.kernel.faults().changes();
             let (calls, said) = (host.calls(), host.conditions());
-            self.record.note_state(format_args!("{} {changes} {calls} {:?} {said:?}", host.number, host.subnet()));
+            let networks = host.agent.as_ref().map(|running| running.status.networks());
+            let (number, subnet) = (host.number, host.subnet());
+            self.record.note_state(format_args!("{number} {changes} {calls} {subnet:?} {said:?} {networks:?}"));
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use wire_net::{KeyPrefix, Prefix};
 use wire_store::{Random, Revision, SimBackup, SimStore};
 
-use crate::{faults::Plan, flannel::Flannel, held::Held, host::SimulatedHost, record::Record};
+use crate::{faults::Plan, flannel::Flannel, held::Held, host::SimulatedHost, networks::Networks, record::Record};
 
 /// The promise after each fault: the store answers, and all is well within this time.
 pub(crate) const PROMPT: Duration = Duration::from_secs(2);
@@ -55,6 +55,7 @@ pub(crate) struct World {
     /// What is to be undone, and when.
     pub(crate) plan: Plan,
     pub(crate) record: Record,
+    pub(crate) networks: Networks,
     /// The number of changes that are still to be hidden from all agents.
     pub(crate) changes_to_lose: u32,
     /// Whether leases have vanished together since the store was down last.
@@ -96,9 +97,10 @@ impl Shape {
         let (first, last) = (1, self.subnets);
         let subnet = |number: u16| format!("10.{}.{}.0", 5 + number / 256, number % 256);
         format!(
-            r#"{{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"{}","SubnetMax":"{}","Backend":{{"Type":"vxlan"}}}}"#,
+            r#"{{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"{}","SubnetMax":"{}",{},"Backend":{{"Type":"vxlan"}}}}"#,
             subnet(first),
-            subnet(last)
+            subnet(last),
+            Networks::config()
         )
     }
 }
@@ -121,6 +123,7 @@ impl World {
             bad_keys: BTreeSet::new(),
             plan: Plan::default(),
             record: Record::new(),
+            networks: Networks::new(seed),
             changes_to_lose: 0,
             leases_vanished: false,
             moves: 0,
@@ -183,6 +186,7 @@ impl World {
         for flannel in &mut self.flannels {
             flannel.live(&self.store);
         }
+        self.look_at_networks()?;
         let revision = self.lease_revision();
         if revision != self.last_change.0 {
             self.last_change = (revision, now);

@@ -45,7 +45,7 @@ async fn hosts_that_vanish_with_what_is_ours_are_kept_for_a_while() {
     part.admit(&back, Instant::now());
     part.share(outer());
     assert_eq!((neighbours(&part), part.seen().reason), (32, String::new()), "the other one may be about to come back");
-    tokio::time::sleep_until(part.next_time().unwrap()).await;
+    tokio::time::sleep_until(part.next_time(Instant::now()).unwrap()).await;
     tokio::time::sleep(KEEP).await;
     part.admit(&back, Instant::now());
     part.share(outer());
@@ -57,7 +57,7 @@ async fn what_was_just_written_is_waited_for_and_is_lost_only_later() {
     let mut part = joined();
     assert!(!part.note_held(kept(1), Instant::now()), "it is the same");
     assert!(!part.note_lack(Some(Lack::Member), Instant::now()), "the watch has not told of it yet");
-    tokio::time::sleep_until(part.next_time().unwrap()).await;
+    tokio::time::sleep_until(part.next_time(Instant::now()).unwrap()).await;
     assert!(part.note_lack(Some(Lack::Member), Instant::now()));
     part.note_held(kept(1), Instant::now());
     part.note_lack(None, Instant::now());
@@ -95,4 +95,25 @@ async fn who_leaves_wants_nothing_on_its_devices_and_joins_anew_when_asked() {
     assert!(part.share(outer()).is_some(), "the devices may be gone");
     part.forget();
     assert!(part.entry.is_exposed && part.entry.held.is_none() && part.leaving(&outer()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_has_passed_is_not_waited_for_again() {
+    let mut part = joined();
+    part.note_lack(Some(Lack::Member), Instant::now());
+    part.admit(&admitted(&records(&[1, 2])), Instant::now());
+    let saved = part.next_time(Instant::now()).unwrap();
+    tokio::time::sleep_until(saved).await;
+    assert!(!part.is_to_be_saved(Instant::now()), "what may be lost is not saved");
+    assert!(part.next_time(Instant::now()).unwrap() > Instant::now(), "else the task would turn without a pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_no_longer_waits_is_not_told() {
+    let mut part = joined();
+    let (asker, told) = oneshot::channel();
+    part.askers.push(asker);
+    assert!(part.is_awaited());
+    drop(told);
+    assert!(!part.is_awaited());
 }

@@ -106,7 +106,7 @@ impl<P: Ports> NamedTask<P> {
         let admitted = self.admission.networks();
         if let Some(refusal) = admitted.refused.get(name).filter(|_| is_known) {
             let why = format!("the network {name} is refused: {refusal}");
-            if !has_joined && !part.askers.is_empty() {
+            if !has_joined && part.is_awaited() {
                 part.answer(&Err(why));
                 return true;
             }

@@ -42,6 +42,7 @@ impl World {
                 if let Some(backup) = self.backup.clone() {
                     self.store.restore(backup);
                     self.forget_what_the_store_lost();
+                    self.networks.forget_what_the_store_lost();
                     self.be_lenient(HELD + START);
                 }
             }
@@ -49,6 +50,7 @@ impl World {
                 self.expect_held();
                 self.store.restore(SimBackup::default());
                 self.forget_what_the_store_lost();
+                self.networks.forget_what_the_store_lost();
                 self.put_config();
                 self.be_lenient(HELD + START);
             }
@@ -119,6 +121,7 @@ impl World {
         if let Some(original) = like {
             let disk = self.hosts[original].parts.disk.files();
             host.parts.disk.edit(|files| files.extend(disk.into_iter().filter(|(path, _)| !path.starts_with("/run"))));
+            self.networks.copy_wishes(original, self.hosts.len());
         }
         self.hosts.push(host);
         self.start(self.hosts.len() - 1)

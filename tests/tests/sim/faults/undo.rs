@@ -31,6 +31,11 @@ impl World {
         self.plan.0.push((Instant::now() + time, undo));
     }
 
+    /// Has a record that no agent may believe in deleted after a while.
+    pub(crate) fn remove_garbage_after(&mut self, time: Duration, key: Vec<u8>) {
+        self.undo_after(time, Undo::GarbageAway(key));
+    }
+
     /// Undoes what is due.
     pub(crate) fn undo_due(&mut self) {
         let now = Instant::now();
@@ -59,6 +64,7 @@ impl World {
         match undo {
             Undo::StoreUp => {
                 self.store.set_down(false);
+                self.networks_may_be_wrong();
                 // Agents learn only now of leases that vanished together meanwhile, and hold them.
                 let held = if std::mem::take(&mut self.leases_vanished) { HELD } else { Duration::ZERO };
                 self.be_lenient(held + START);
@@ -70,6 +76,7 @@ impl World {
                     client.delay_watches(Duration::ZERO);
                 }
                 self.hosts[index].disturb(START);
+                self.networks_may_be_wrong();
             }
             Undo::Calm(index) => {
                 self.hosts[index].calm();
