@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentOuter};
+use wire_firewall::ContainerPort;
 use wire_lease::named::{Kept, NamedNetwork};
 use wire_net::{DualStack, HostId, MacAddr, Mtu, Vni};
 use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
@@ -21,6 +22,8 @@ pub(super) struct Part {
     /// The network as it was admitted last; `None` before the first time in this run.
     admitted: Option<Arc<NamedNetwork>>,
     computed: Option<(Segment, NetFromSegment)>,
+    /// The ports of containers on the network's bridge, each with the MAC and the addresses that may send there.
+    ports: Vec<ContainerPort>,
     /// Whether `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
@@ -124,6 +127,7 @@ impl Part {
             hosts: HostsOfNetwork::new(own),
             admitted: None,
             computed: None,
+            ports: Vec::new(),
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
@@ -263,6 +267,15 @@ impl Part {
         let share = share(computed.net().clone(), scope_of(segment.vni, &segment.outer));
         self.computed = Some((segment, computed));
         Some(share)
+    }
+
+    /// Sets the ports of containers on the network's bridge. The packet filter has them before the kernel's links change, so a port belongs here
+    /// as long as it is desired there.
+    #[expect(dead_code, reason = "attachments set them")]
+    pub(super) fn set_ports(&mut self, ports: Vec<ContainerPort>) {
+        if self.ports != ports {
+            (self.ports, self.is_behind) = (ports, true);
+        }
     }
 
     /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.
