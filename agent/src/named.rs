@@ -1,10 +1,12 @@
 //! Networks by name: this host's part in those that it was told to take part in ([`Named`]).
 //!
 //! A task beside the session of the default network. Input: what the network was joined with ([`Ground`]), the folders of the store, and commands.
-//! Output: for each network its share in the loop of `Network`, what this host holds of it in the store and on disk ([`Document`]), and the status.
+//! Output: for each network its shares in the loops of `Network` and `Firewall`, what this host holds of it in the store and on disk ([`Document`]), and the status.
 //! A host that takes part in none follows nothing.
 
 mod document;
+mod expected;
+mod filter;
 mod jobs;
 mod known;
 mod lack;
@@ -26,6 +28,7 @@ use wire_store::{LeaseId, LeaseStore};
 
 pub(crate) use self::{
     document::{Document, DocumentFile},
+    expected::{NamedShares, expected, list, saved},
     known::KnownFiles,
     part::{NetworkSeen, NetworkState},
 };
@@ -107,7 +110,7 @@ impl<S: LeaseStore> Named<S> {
     ) -> Result<Self, Exit> {
         let (ground, stood_on) = watch::channel(None);
         let (requests, received) = mpsc::channel(REQUESTS);
-        let task = task::NamedTask::new(host, loops.network.clone(), stood_on, received)?;
+        let task = task::NamedTask::new(host, loops, stood_on, received)?;
         tasks.spawn(task.run());
         Ok(Self { ground, requests })
     }

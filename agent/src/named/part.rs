@@ -4,13 +4,18 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentOuter};
-use wire_firewall::ContainerPort;
+use wire_firewall::{ContainerPort, SegmentShare};
 use wire_lease::named::{Kept, NamedNetwork};
 use wire_net::{DualStack, HostId, MacAddr, Mtu, Vni};
 use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
-use super::{Wish, document::Entry, lack::Lack};
+use super::{
+    Wish,
+    document::Entry,
+    filter::{self, Members},
+    lack::Lack,
+};
 use crate::datapath::NetworkShare;
 
 /// This host's part in a network.
@@ -24,6 +29,11 @@ pub(super) struct Part {
     computed: Option<(Segment, NetFromSegment)>,
     /// The ports of containers on the network's bridge, each with the MAC and the addresses that may send there.
     ports: Vec<ContainerPort>,
+    members: Members,
+    /// Whether the packet filter was told of it in this run.
+    pub(super) is_filtered: bool,
+    /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
+    pub(super) after_filter: Option<(u64, NetworkShare)>,
     /// Whether `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
@@ -128,6 +138,9 @@ impl Part {
             admitted: None,
             computed: None,
             ports: Vec::new(),
+            members: Members::default(),
+            is_filtered: false,
+            after_filter: None,
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
@@ -146,12 +159,13 @@ impl Part {
     pub(super) fn wish(&mut self, is_exposed: bool) {
         self.entry.is_exposed = is_exposed;
         (self.again, self.trouble) = (None, Trouble::None);
-        (self.computed, self.kernel) = (None, Kernel::Nothing);
+        (self.computed, self.kernel, self.after_filter) = (None, Kernel::Nothing, None);
     }
 
     /// Holds nothing any more.
     pub(super) fn forget(&mut self) {
         *self = Self {
+            is_filtered: self.is_filtered,
             askers: std::mem::take(&mut self.askers),
             ..Self::new(self.own, Entry { held: None, ..self.entry })
         };
@@ -269,13 +283,24 @@ impl Part {
         Some(share)
     }
 
-    /// Sets the ports of containers on the network's bridge. The packet filter has them before the kernel's links change, so a port belongs here
-    /// as long as it is desired there.
-    #[expect(dead_code, reason = "attachments set them")]
+    /// Sets the ports of containers on the network's bridge, before [`Part::share`]. A port that the packet filter does not know sends nothing.
+    #[cfg_attr(not(test), expect(dead_code, reason = "attachments set them"))]
     pub(super) fn set_ports(&mut self, ports: Vec<ContainerPort>) {
         if self.ports != ports {
             (self.ports, self.is_behind) = (ports, true);
         }
+    }
+
+    /// The share in the packet filter that belongs to the last [`Part::share`].
+    pub(super) fn filter(&mut self) -> Option<SegmentShare> {
+        let (segment, computed) = self.computed.as_ref()?;
+        Some(filter::share(segment, computed, (&mut self.members, self.hosts.hosts()), &self.ports))
+    }
+
+    /// The share in the packet filter while it is not known who else takes part, so that nobody sends to devices of an earlier run.
+    pub(super) fn closed(&self, outer: SegmentOuter) -> Option<SegmentShare> {
+        let kept = self.entry.held.as_ref()?;
+        Some(filter::alone(&segment(self.own, kept, outer)))
     }
 
     /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.

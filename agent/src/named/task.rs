@@ -28,7 +28,9 @@ use super::{
 use crate::{
     datapath::NetworkHandle,
     exit::Exit,
+    firewall::{FilterShare, FirewallHandle},
     host::Host,
+    loops::Loops,
     ports::Ports,
     status::{AgentCondition, StatusWriter},
 };
@@ -42,6 +44,7 @@ pub(super) struct NamedTask<P: Ports> {
     file: DocumentFile,
     known_files: KnownFiles,
     network: NetworkHandle,
+    firewall: FirewallHandle,
     status: StatusWriter,
     stood_on: watch::Receiver<Option<Ground<P::Store>>>,
     requests: mpsc::Receiver<Request>,
@@ -49,6 +52,8 @@ pub(super) struct NamedTask<P: Ports> {
     ground: Option<Ground<P::Store>>,
     /// The document as it is on disk, but for the networks, which are in `parts`.
     document: Document,
+    /// The networks that the packet filter was told of at the start.
+    filtered: Vec<NetworkName>,
     /// Whether the disk has all that is in `parts`.
     is_saved: bool,
     /// The reason why it has not, for people.
@@ -58,6 +63,8 @@ pub(super) struct NamedTask<P: Ports> {
     admission: NamedAdmission,
     /// The records that were read from disk, until the store has answered.
     known: Option<NamedRecords>,
+    /// When these count although the store could be asked.
+    known_at: Option<Instant>,
     /// The records that `admission` follows from; `None` before the first.
     records: Option<NamedRecords>,
     jobs: JoinSet<Done>,
@@ -66,7 +73,7 @@ pub(super) struct NamedTask<P: Ports> {
 impl<P: Ports> NamedTask<P> {
     pub(super) fn new(
         host: &Host<P>,
-        network: NetworkHandle,
+        loops: &Loops,
         stood_on: watch::Receiver<Option<Ground<P::Store>>>,
         requests: mpsc::Receiver<Request>,
     ) -> Result<Self, Exit> {
@@ -74,16 +81,22 @@ impl<P: Ports> NamedTask<P> {
         let file = DocumentFile::in_folder(folder);
         let unread = |source| Exit::StateUnread { folder: folder.clone(), source };
         let document = file.load(host.ports.disk()).map_err(unread)?;
+        // Before the flat network wants anything: else the rules of an earlier run would go.
+        for (name, _) in document.held() {
+            loops.firewall.want(name, FilterShare::Unknown);
+        }
         Ok(Self {
             ports: host.ports.clone(),
             prefix: host.settings.prefix.clone(),
             known_files: KnownFiles::in_folder(folder, host.settings.prefix.clone()),
             file,
-            network,
+            network: loops.network.clone(),
+            firewall: loops.firewall.clone(),
             status: host.status.clone(),
             stood_on,
             requests,
             ground: None,
+            filtered: document.held().map(|(name, _)| name.clone()).collect(),
             document,
             is_saved: true,
             unsaved: None,
@@ -91,6 +104,7 @@ impl<P: Ports> NamedTask<P> {
             folders: None,
             admission: NamedAdmission::default(),
             known: None,
+            known_at: None,
             records: None,
             jobs: JoinSet::new(),
         })
@@ -120,7 +134,8 @@ impl<P: Ports> NamedTask<P> {
 
     fn next_time(&self) -> Option<Instant> {
         let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
-        self.parts.values().filter_map(Part::next_time).chain(again).min()
+        let known_at = self.known_at.filter(|at| self.known.is_some() && *at > Instant::now());
+        self.parts.values().filter_map(Part::next_time).chain(again).chain(known_at).min()
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -198,6 +213,13 @@ impl<P: Ports> NamedTask<P> {
                 if let Err(why) = result {
                     warn!(network = %name, why, "what is known of a network by name is not saved");
                 }
+            }
+            Done::Filtered(name, number) => {
+                let Some(part) = self.parts.get_mut(&name) else { return };
+                let Some((_, share)) = part.after_filter.take_if(|(waited, _)| *waited == number) else { return };
+                let number = self.network.want(&name, share);
+                part.kernel = Kernel::Told(number);
+                self.wait_for_round(&name, number);
             }
             Done::Round(name, number) => {
                 let Some(part) = self.parts.get_mut(&name).filter(|part| part.kernel == Kernel::Told(number)) else {
