@@ -11,26 +11,23 @@ mod compare;
 mod doubts;
 mod leases;
 mod notes;
+mod shares;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 use tracing::warn;
-use wire_firewall::{
-    FirewallDataplane, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, SegmentShare, Support,
-    SupportProbe,
-};
-use wire_lease::{Entry, LeaseTable};
+use wire_firewall::{FirewallDataplane, ForeignRules, HostFacts, Learned, OverlayDevice, Support, SupportProbe};
 use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
 use wire_state::{
     ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
 };
 
-use self::{doubts::Doubts, leases::Rules, notes::is_fault};
+pub(crate) use self::shares::{FilterShare, FirewallShare};
+use self::{doubts::Doubts, leases::Rules, notes::is_fault, shares::Filtered};
 use crate::{
     audit::pause_after,
     bridges::Findings,
-    docker_opts::DockerOptions,
     exit::Exit,
     ports::{FirewallMonitor, FirewallPort, Ports},
     pulse::Heartbeat,
@@ -60,57 +57,6 @@ const READY_GRACE: Duration = Duration::from_secs(10);
 
 /// The loop of the packet filter.
 pub(crate) type FirewallHandle = LoopHandle<FilterShare, ()>;
-
-/// The share of one network in the packet filter.
-#[derive(Clone, Debug)]
-pub(crate) enum FilterShare {
-    /// A flat network.
-    Flat(FirewallShare),
-    /// A network by name that this host takes part in.
-    Named(Arc<SegmentShare>),
-    /// One whose members are not known yet. Until they are, the rules of an earlier run stand, and nothing is written.
-    Unknown,
-}
-
-/// The shares of all networks by their kinds.
-#[derive(Debug, Default)]
-struct Filtered {
-    flat: Shares<FirewallShare>,
-    named: Shares<Arc<SegmentShare>>,
-}
-
-impl Filtered {
-    /// `None` as long as something is not known.
-    fn of(shares: &Shares<FilterShare>) -> Option<Self> {
-        let mut all = Self::default();
-        for (network, share) in shares {
-            match share {
-                FilterShare::Flat(share) => drop(all.flat.insert(network.clone(), share.clone())),
-                FilterShare::Named(share) => drop(all.named.insert(network.clone(), share.clone())),
-                FilterShare::Unknown => return None,
-            }
-        }
-        // Networks by name stand on a flat one.
-        (!all.flat.is_empty()).then_some(all)
-    }
-}
-
-/// The share of a flat network in the packet filter: the values from which its rules are computed. Each round adds the facts of the host.
-#[derive(Clone, Debug)]
-pub(crate) struct FirewallShare {
-    pub(crate) policy: Arc<FirewallPolicy>,
-    pub(crate) own: Arc<Entry>,
-    pub(crate) leases: Arc<LeaseTable>,
-    pub(crate) devices: DualStack<OverlayDevice>,
-    /// The options that we give to Docker.
-    pub(crate) docker_options: Arc<DockerOptions>,
-    /// The MTU of the overlay, in bytes.
-    pub(crate) mtu: u32,
-    /// True if the agent moves packets itself.
-    pub(crate) is_userspace: bool,
-    /// The number of joins. After each join, features of nftables that this host lacked are tried again.
-    pub(crate) joins: u64,
-}
 
 /// A packet filter without rules of ours, as it should be when the agent leaves. flanneld's rules stay: they may be in use again.
 pub(crate) fn leaving(network: NetworkName) -> (Reconciler<FirewallDataplane>, DesiredFirewall) {

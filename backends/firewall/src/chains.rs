@@ -83,20 +83,15 @@ impl FamilyRules {
 /// How the names of the bridges of networks over several hosts begin.
 const BRIDGES: &str = "wb.";
 
-/// The chains that let packets of networks over several hosts through. Which of them may lead where is decided before, in our own table.
-pub(super) fn of_segments(family: Family, network: &NetworkName) -> BTreeMap<ChainName, DesiredChain> {
-    let name = |purpose| names::chain_of(network, purpose);
-    let (from, to) = (Some(LinkMatch::Like(BRIDGES)), Some(LinkMatch::Like(BRIDGES)));
-    let from = Conditions { incoming: from, ..Conditions::default() };
-    let within = accept("within a network", Conditions { outgoing: to, ..from });
-    // Frames that a bridge forwards come here where br_netfilter is loaded; Docker's drops are not meant for them.
-    let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
-    let bridged = chain(family, ChainTableKind::Filter, &name("BRIDGED"), &[within], &callers);
-    // As all of the network's, behind all rules of others: overrides a policy that drops.
-    let to = Conditions { outgoing: to, ..Conditions::default() };
+/// The chain that lets packets of networks over several hosts through, as all of the flat network's behind all rules of others: overrides a policy
+/// that drops. Which of them may lead where is decided before, in our own table. Frames that a bridge forwards come here too where br_netfilter is
+/// loaded.
+pub(super) fn of_segments(family: Family, network: &NetworkName) -> (ChainName, DesiredChain) {
+    let from = Conditions { incoming: Some(LinkMatch::Like(BRIDGES)), ..Conditions::default() };
+    let to = Conditions { outgoing: Some(LinkMatch::Like(BRIDGES)), ..Conditions::default() };
     let rules = [accept("out of a network", from), accept("into a network", to)];
-    let routed = chain(family, ChainTableKind::Filter, &name("ROUTED"), &rules, &[("FORWARD", Place::Anywhere)]);
-    [bridged, routed].into()
+    let name = names::chain_of(network, "SEGMENTS");
+    chain(family, ChainTableKind::Filter, &name, &rules, &[("FORWARD", Place::Anywhere)])
 }
 
 /// A chain that is called from `callers`, each at its place.

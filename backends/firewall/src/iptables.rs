@@ -26,8 +26,8 @@ pub(crate) fn read(listing: &str, family: Family, network: &NetworkName, firewal
 
 fn read_chains(listing: &str, family: Family, network: &NetworkName, firewall: &mut ObservedFirewall) {
     let mut table = None;
-    // By caller: the number of its rules before this one. The call of a chain of ours or of another network's does not count: each is first
-    // among those of others.
+    // By caller: the number of its rules before this one. The call of another network's chain does not count: each is first among
+    // those of others.
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();
     for line in listing.lines() {
         if let Some(name) = line.strip_prefix('*') {
@@ -56,20 +56,19 @@ fn read_chains(listing: &str, family: Family, network: &NetworkName, firewall: &
             {
                 continue;
             }
+            let place = before.entry(chain).and_modify(|count| *count += 1).or_insert(0);
             // All chains of a table are declared before its first rule.
             let calls_ours = target(rule).filter(|target| firewall.chains.contains_key(&named(target)));
-            let others = before.entry(chain).or_insert(0);
             if calls_ours.is_none() && !concerns(network, chain) {
                 firewall.used.insert(table);
             }
             if let Some(target) = calls_ours {
-                let position = if *others == 0 { Position::First } else { Position::Behind };
+                let position = if *place == 0 { Position::First } else { Position::Behind };
                 let calls = &mut firewall.chains.entry(named(target)).or_default().calls;
                 let call =
                     calls.entry(chain.to_owned()).or_insert_with(|| ObservedCall { position, rules: Vec::new() });
                 call.rules.push(rule.to_owned());
             }
-            *others += usize::from(!calls_ours.is_some_and(names::is_a_chain));
             if concerns(network, chain) {
                 firewall.chains.entry(named(chain)).or_default().rules.push(rule.to_owned());
             } else if ISOLATING.contains(&chain) {

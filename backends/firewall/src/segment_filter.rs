@@ -193,7 +193,7 @@ impl Built {
         Arc::new(DesiredFirewall {
             table: Some(self.foundation.table(policy::bridges(facts))),
             bridge: self.bridges.then(bridges::empty),
-            chains: self.families.iter().flat_map(|family| chains::of_segments(*family, &network)).collect(),
+            chains: self.families.iter().map(|family| chains::of_segments(*family, &network)).collect(),
             ..DesiredFirewall::default()
         })
     }

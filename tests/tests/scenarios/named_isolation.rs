@@ -202,7 +202,7 @@ fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere(
     let (_etcd, nodes) = cluster::<2>(&lab, DUAL)?;
     let [one, two] = &nodes;
     let outside = lab.host("outside")?;
-    let before = one.host.namespace().sh("nft list tables; iptables-save | grep -c WIRE- || true")?;
+    let before = one.host.namespace().sh("nft list tables; iptables-save | grep -c WIRE-SEGMENTS || true")?;
     // As Docker leaves it.
     for program in ["iptables", "ip6tables"] {
         one.host.namespace().sh(&format!("{program} -P FORWARD DROP"))?;
@@ -269,7 +269,7 @@ fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere(
         asked(one, &format!("hide {name}"))?;
     }
     let left = || {
-        let after = one.host.namespace().sh("nft list tables; iptables-save | grep -c WIRE- || true")?;
+        let after = one.host.namespace().sh("nft list tables; iptables-save | grep -c WIRE-SEGMENTS || true")?;
         check(after == before, || format!("{before}\nbefore, and now\n{after}"))
     };
     eventually(START, left)?;
@@ -321,11 +321,14 @@ fn broadcast_and_multicast_reach_all_members_and_nobody_else_and_nobody_where_th
                 .namespace()
                 .sh(&format!("ip route replace 255.255.255.255 dev wb.{vni}; {send} > /dev/null || true"))?;
             for node in [two, three] {
-                let arrived = || counted(&node.host, &format!("{name}-{what}"));
+                let arrived = |number: u64| {
+                    let arrived = counted(&node.host, &format!("{name}-{what}"))?;
+                    check(arrived == number, || format!("{name}, {what}: {arrived} arrived"))
+                };
                 if is_loud {
-                    eventually(START, || check(arrived()? == 3, || format!("{what}: {} arrived", arrived()?)))?;
+                    eventually(START, || arrived(3))?;
                 } else {
-                    check(arrived()? == 0, || format!("{what}: {} arrived", arrived()?))?;
+                    arrived(0)?;
                 }
             }
         }
