@@ -11,7 +11,10 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server, Uri},
