@@ -15,6 +15,7 @@ use serde_json::Value;
 use wire_tests::{Etcd, Family, Host, LabError, Process, Result, check, eventually};
 
 pub(crate) use client::{ARGUMENT, Job, main};
+pub(crate) use messages::{Endpoint, Endpoints, NewNetwork};
 
 use crate::leases::{Side, directory};
 

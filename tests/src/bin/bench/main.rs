@@ -12,6 +12,7 @@ mod host_gw;
 mod iproute2;
 mod leases;
 mod load;
+mod named;
 mod one_lease;
 mod options;
 mod report;
@@ -84,6 +85,18 @@ fn run(options: &Options, report: &mut Report) -> Result {
     if options.wants(Group::HostGw) {
         eprintln!("bench: host-gw");
         host_gw::all(options, report)?;
+    }
+    if options.wants(Group::NamedCreate) {
+        eprintln!("bench: networks by name on three hosts");
+        named::create(options, report)?;
+    }
+    if options.wants(Group::NamedMany) {
+        eprintln!("bench: many networks by name on a host");
+        named::many(options, report)?;
+    }
+    if options.wants(Group::NamedLarge) {
+        eprintln!("bench: a large network by name");
+        named::large(options, report)?;
     }
     let mut times = Vec::new();
     for family in [Family::V4, Family::V6] {

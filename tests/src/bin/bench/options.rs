@@ -25,6 +25,9 @@ pub(crate) enum Group {
     OneLease,
     Step,
     HostGw,
+    NamedCreate,
+    NamedMany,
+    NamedLarge,
     Sets,
     Burst,
     Compare,
@@ -33,11 +36,14 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Fresh,
         Self::Away,
         Self::Step,
         Self::HostGw,
+        Self::NamedCreate,
+        Self::NamedMany,
+        Self::NamedLarge,
         Self::Start,
         Self::OneLease,
         Self::Sets,
@@ -58,6 +64,16 @@ impl Group {
             }
             Self::Step => ["step", "one lease added from 400 to 700 peers, where routes get nexthop objects"],
             Self::HostGw => ["host-gw", "a start and one lease among 4 000 peers of host-gw; beside the bare client"],
+            Self::NamedCreate => {
+                ["named-create", "a network by name: from create's answer to the last entry on three hosts"]
+            }
+            Self::NamedMany => {
+                ["named-many", "one network by name more beside 500 on a host; beside its messages sent bare"]
+            }
+            Self::NamedLarge => [
+                "named-large",
+                "a network by name of 1 000 members and 32 000 addresses: to the last entry; beside bare batches",
+            ],
             Self::Sets => ["sets", "one lease in the packet filter's sets among N; beside a bare transaction"],
             Self::Burst => ["burst", "1 000 leases changed at once among the most peers"],
             Self::Compare => {
@@ -73,7 +89,13 @@ impl Group {
         // The same few leases changed again and again would be seen as fewer changes.
         let most = all.iter().max() == Some(&peers) && peers >= 100;
         match self {
-            Self::Fresh | Self::Away | Self::Step | Self::HostGw => false,
+            Self::Fresh
+            | Self::Away
+            | Self::Step
+            | Self::HostGw
+            | Self::NamedCreate
+            | Self::NamedMany
+            | Self::NamedLarge => false,
             Self::OneLease => true,
             Self::Start | Self::Sets | Self::Restart => family == Family::V4,
             Self::Burst | Self::Rate => family == Family::V4 && most,
@@ -132,6 +154,11 @@ impl Options {
     /// How long something goes on: shorter where all is to be quick.
     pub(crate) const fn for_seconds(&self, seconds: u64) -> Duration {
         Duration::from_secs(if self.quick { seconds.div_ceil(20) } else { seconds })
+    }
+
+    /// How many of so many networks are made, or turns taken.
+    pub(crate) const fn networks(&self, all: usize) -> usize {
+        if self.quick { all.div_ceil(20) } else { all }
     }
 
     pub(crate) fn wants(&self, group: Group) -> bool {

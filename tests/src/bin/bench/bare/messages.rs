@@ -28,6 +28,10 @@ const AF_INET6: u8 = 10;
 const PERMANENT: u16 = 0x80;
 /// NTF_SELF.
 const SELF: u8 = 2;
+/// NTF_MASTER.
+const MASTER: u8 = 4;
+/// NUD_NOARP, which `bridge fdb add … static` sets.
+const NO_ARP: u16 = 0x40;
 /// RT_TABLE_MAIN.
 const MAIN: u8 = 254;
 /// RTPROT_STATIC.
@@ -140,6 +144,100 @@ impl Entry {
     }
 }
 
+/// An address of a network by name on another host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) address: IpAddr,
+    pub(crate) mac: [u8; 6],
+    pub(crate) public: IpAddr,
+}
+
+/// The devices that its entries are on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endpoints {
+    pub(crate) bridge: u32,
+    pub(crate) device: u32,
+}
+
+impl Endpoints {
+    /// The FDB entry of the device, that of the bridge, and the neighbour.
+    pub(crate) fn add(&self, batch: &mut Batch, endpoint: &Endpoint) {
+        let set = NLM_F_CREATE | NLM_F_REPLACE;
+        let Endpoint { address, mac, public } = endpoint;
+        let fdb = neighbour_header(AF_BRIDGE, self.device, SELF).with(NDA_LLADDR, mac);
+        batch.push(NEW_NEIGHBOUR, set, &fdb.with(NDA_DST, &bytes(*public)));
+        let behind = header_of(AF_BRIDGE, self.device, NO_ARP, MASTER).with(NDA_LLADDR, mac);
+        batch.push(NEW_NEIGHBOUR, set, &behind);
+        let neighbour = neighbour_header(family(*address), self.bridge, 0).with(NDA_DST, &bytes(*address));
+        batch.push(NEW_NEIGHBOUR, set, &neighbour.with(NDA_LLADDR, mac));
+    }
+}
+
+/// The devices of a network by name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewNetwork<'a> {
+    /// The indices that they get.
+    pub(crate) links: Endpoints,
+    /// The underlay's link, and this host's address there.
+    pub(crate) parent: u32,
+    pub(crate) local: IpAddr,
+    pub(crate) vni: u32,
+    /// The addresses of the bridge.
+    pub(crate) own: &'a [IpAddr],
+}
+
+impl NewNetwork<'_> {
+    /// The bridge, the device as its port, and the addresses.
+    pub(crate) fn add(&self, batch: &mut Batch) {
+        let create = NLM_F_CREATE | NLM_F_EXCL;
+        let Endpoints { bridge, device } = self.links;
+        batch.push(NEW_LINK, create, &link("bare", bridge).with(IFLA_LINKINFO | NESTED, &info("bridge", &[])));
+        let mut data = Vec::new();
+        attribute(&mut data, VXLAN_ID, &self.vni.to_ne_bytes());
+        attribute(&mut data, VXLAN_LINK, &self.parent.to_ne_bytes());
+        attribute(&mut data, VXLAN_LOCAL, &bytes(self.local));
+        attribute(&mut data, VXLAN_LEARNING, &[0]);
+        attribute(&mut data, VXLAN_PORT, &8472_u16.to_be_bytes());
+        let vxlan = link("bare-vx", device).with(IFLA_MASTER, &bridge.to_ne_bytes());
+        batch.push(NEW_LINK, create, &vxlan.with(IFLA_LINKINFO | NESTED, &info("vxlan", &data)));
+        for own in self.own {
+            // struct ifaddrmsg.
+            let header = [[family(*own), 20, 0, 0].as_slice(), &bridge.to_ne_bytes()].concat();
+            let body = Body::new(&header).with(IFA_LOCAL, &bytes(*own)).with(IFA_ADDRESS, &bytes(*own));
+            batch.push(NEW_ADDRESS, create, &body);
+        }
+    }
+}
+
+/// A link that is up, of that name and index: struct ifinfomsg with IFF_UP.
+fn link(name_of: &str, index: u32) -> Body {
+    let header = [[0; 4], index.to_ne_bytes(), 1_u32.to_ne_bytes(), 1_u32.to_ne_bytes()].concat();
+    Body::new(&header).with(IFLA_IFNAME, &name(name_of))
+}
+
+/// The kind of a link with its settings.
+fn info(kind: &str, settings: &[u8]) -> Vec<u8> {
+    let mut info = Vec::new();
+    attribute(&mut info, INFO_KIND, &name(kind));
+    attribute(&mut info, INFO_DATA | NESTED, settings);
+    info
+}
+
+const NEW_LINK: u16 = 16;
+const NEW_ADDRESS: u16 = 20;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const VXLAN_ID: u16 = 1;
+const VXLAN_LINK: u16 = 3;
+const VXLAN_LOCAL: u16 = 4;
+const VXLAN_LEARNING: u16 = 7;
+const VXLAN_PORT: u16 = 15;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const RTA_DST: u16 = 1;
@@ -152,8 +250,12 @@ const NHA_GATEWAY: u16 = 6;
 
 /// struct ndmsg.
 fn neighbour_header(family: u8, device: u32, flags: u8) -> Body {
+    header_of(family, device, PERMANENT, flags)
+}
+
+fn header_of(family: u8, device: u32, state: u16, flags: u8) -> Body {
     let start = [family, 0, 0, 0];
-    let header = [start.as_slice(), &device.to_ne_bytes(), &PERMANENT.to_ne_bytes(), &[flags, 0]].concat();
+    let header = [start.as_slice(), &device.to_ne_bytes(), &state.to_ne_bytes(), &[flags, 0]].concat();
     Body::new(&header)
 }
 

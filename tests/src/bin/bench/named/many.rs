@@ -1,0 +1,136 @@
+//! One more network on a host that has many: from the command to the last entry, beside its messages sent bare.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
+
+use wire_netlink::{Batch, Netlink};
+use wire_store::Write;
+use wire_tests::{Agent, Etcd, Host, Lab, LabError, Monitor, Result, check, wait_quiet};
+
+use super::{CONFIG, alone, last_entry, network};
+use crate::{
+    bare::{Endpoint, Endpoints, NewNetwork},
+    options::Options,
+    report::{Goal, Report, Yardstick, millis_between},
+    stage::LIMIT,
+    writer::{Writer, wrong},
+};
+
+/// The networks that the host has.
+const NETWORKS: usize = 500;
+/// How often one more is made.
+const TURNS: usize = 40;
+/// The addresses of the other member's block.
+const BLOCK: u8 = 32;
+/// The messages about them: two FDB entries and a neighbour for each.
+const MESSAGES: usize = BLOCK as usize * 3;
+/// The identity of the other member.
+const OTHER: &str = "000000000000000000000000000000ff";
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 9);
+/// The indices that the bare batches give their links.
+const FIRST_INDEX: u32 = 7_000;
+
+/// One network more, in turns: the agent's beside 500, and the bare messages; first the agent's on a host that has none.
+pub(crate) fn many(options: &Options, report: &mut Report) -> Result {
+    let lab = Lab::new()?;
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(CONFIG)?;
+    let (networks, turns) = (options.networks(NETWORKS), options.networks(TURNS));
+    let records: Vec<Write> = (0..=networks).flat_map(records).collect();
+    Writer::start(&etcd).write_all(&records)?;
+    let (_host, agent, monitor) = alone(&lab, &etcd, "agent")?;
+    let bare = lab.host("bare")?;
+    let heard = Monitor::listen(bare.namespace())?;
+    let [mut alone, mut among, mut theirs] = [const { Vec::new() }; 3];
+    for _ in 0..turns {
+        alone.push(one_more(&agent, &monitor, networks)?);
+    }
+    for number in 0..networks {
+        network(&agent, &format!("expose m{number}"))?;
+    }
+    wait_quiet(&monitor, Duration::from_millis(500), LIMIT)?;
+    for _ in 0..turns {
+        among.push(one_more(&agent, &monitor, networks)?);
+        theirs.push(messages(&bare, &heard)?);
+    }
+    let said = agent.compare(&["verify"])?;
+    check(said.is_silent(), || format!("verify: {said:?}"))?;
+    let yardstick = Yardstick { name: "bare messages", times: &theirs };
+    let mark = |others: usize| format!("one network more beside {others}: from expose to the last entry");
+    report.against(mark(0), &alone, &yardstick, Goal::default());
+    report.against(mark(networks), &among, &yardstick, Goal::ours("≤ 2 ×"));
+    Ok(())
+}
+
+/// The time of a network that this host joins and leaves again.
+fn one_more(agent: &Agent, monitor: &Monitor, number: usize) -> Result<f64> {
+    monitor.forget();
+    let asked = Instant::now();
+    network(agent, &format!("expose m{number}"))?;
+    let took = millis_between(asked, last_entry(monitor, MESSAGES)?);
+    network(agent, &format!("hide m{number}"))?;
+    wait_quiet(monitor, Duration::from_millis(100), LIMIT)?;
+    Ok(took)
+}
+
+/// The pool of a network.
+fn pool(number: usize) -> Ipv4Addr {
+    let number = u32::try_from(number).expect("some hundred networks");
+    Ipv4Addr::from_bits((11 << 24) + (number << 12))
+}
+
+/// The addresses of the other member.
+fn endpoints(number: usize) -> impl Iterator<Item = Endpoint> {
+    let first = pool(number).to_bits() + 256;
+    (0..u32::from(BLOCK)).map(move |host| {
+        let address = Ipv4Addr::from_bits(first + host);
+        let [a, b, c, d] = address.octets();
+        Endpoint { address: address.into(), mac: [0x02, 0x57, a, b, c, d], public: PUBLIC.into() }
+    })
+}
+
+/// The records of a network with one member.
+fn records(number: usize) -> Vec<Write> {
+    let put = |key: String, value: String| Write::Put {
+        key: format!("{}/wire/{key}", Etcd::PREFIX).into_bytes(),
+        value: value.into_bytes(),
+        lease: None,
+    };
+    let (vni, pool, first) = (10_000 + number, pool(number), Ipv4Addr::from_bits(pool(number).to_bits() + 256));
+    let record = format!(
+        r#"{{"VNI":{vni},"IPv4":{{"Pool":"{pool}/20","Block":27}},"Internal":false,"Broadcast":true,"MTU":0,"Labels":{{}},"Created":"2026-01-31T12:00:00Z"}}"#
+    );
+    let member = format!(r#"{{"PublicIP":"{PUBLIC}","PublicIPv6":null,"Port":8472,"Own":{{"IPv4":"{first}"}}}}"#);
+    vec![
+        put(format!("networks/m{number}"), record),
+        put(format!("vnis/{vni}"), format!(r#"{{"Network":"m{number}"}}"#)),
+        put(format!("members/m{number}/{OTHER}"), member),
+        put(format!("blocks/m{number}/{first}-27"), format!(r#"{{"Host":"{OTHER}"}}"#)),
+    ]
+}
+
+/// The time of the same devices, addresses and entries as one batch. They are gone afterwards.
+fn messages(host: &Host, heard: &Monitor) -> Result<f64> {
+    heard.forget();
+    let local = IpAddr::V4(host.v4());
+    let began = Instant::now();
+    host.namespace().inside(|| send(local)).and_then(|sent| sent)?;
+    let took = millis_between(began, last_entry(heard, MESSAGES)?);
+    host.namespace().ip("link delete bare-vx")?;
+    host.namespace().ip("link delete bare")?;
+    wait_quiet(heard, Duration::from_millis(100), LIMIT)?;
+    Ok(took)
+}
+
+fn send(local: IpAddr) -> Result {
+    let parent = nix::net::if_::if_nametoindex("eth0").map_err(|_| LabError::Wrong("no eth0".to_owned()))?;
+    let links = Endpoints { bridge: FIRST_INDEX, device: FIRST_INDEX + 1 };
+    let mut netlink = Netlink::open().map_err(wrong)?;
+    let mut batch = Batch::default();
+    let own = [Ipv4Addr::from_bits(pool(0).to_bits() + 1), Ipv4Addr::from_bits(pool(0).to_bits() + 32)];
+    NewNetwork { links, parent, local, vni: 10_000, own: &own.map(IpAddr::V4) }.add(&mut batch);
+    endpoints(0).for_each(|endpoint| links.add(&mut batch, &endpoint));
+    netlink.send(&mut batch).into_iter().collect::<std::result::Result<(), _>>().map_err(wrong)
+}
