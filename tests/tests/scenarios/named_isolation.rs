@@ -210,7 +210,7 @@ fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere(
     let (_etcd, nodes) = cluster::<2>(&lab, DUAL)?;
     let [one, two] = &nodes;
     let outside = lab.host("outside")?;
-    let before = one.host.namespace().sh("nft list tables; iptables-save | grep -c WIRE-SEGMENTS || true")?;
+    let before = one.host.namespace().sh("nft list tables | sort; iptables-save | grep -c WIRE-SEGMENTS || true")?;
     // As Docker leaves it.
     for program in ["iptables", "ip6tables"] {
         one.host.namespace().sh(&format!("{program} -P FORWARD DROP"))?;
@@ -277,7 +277,7 @@ fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere(
         asked(one, &format!("hide {name}"))?;
     }
     let left = || {
-        let after = one.host.namespace().sh("nft list tables; iptables-save | grep -c WIRE-SEGMENTS || true")?;
+        let after = one.host.namespace().sh("nft list tables | sort; iptables-save | grep -c WIRE-SEGMENTS || true")?;
         check(after == before, || format!("{before}\nbefore, and now\n{after}"))
     };
     eventually(START, left)?;
