@@ -182,11 +182,16 @@ fn tunnel_text(tunnel: &proto::TunnelStatus) -> String {
 
 fn firewall_text(firewall: &proto::FirewallStatus) -> String {
     let state = if firewall.converged { "as it should be" } else { "not yet as it should be" };
+    let networks = firewall.networks.unwrap_or_default();
     let from = if firewall.senders.is_empty() { String::new() } else { format!(" ({})", firewall.senders.join(", ")) };
     let dropped = [
         (firewall.strangers, format!("from hosts without a lease{from}")),
         (firewall.containers, "from containers to the encapsulation port".to_owned()),
         (firewall.spoofed, "from peers with a source that is not theirs".to_owned()),
+        (networks.strangers, "to networks by name from hosts that are no members".to_owned()),
+        (networks.forged, "to networks by name from members with a source that is not theirs".to_owned()),
+        (networks.crossing, "from a network by name to another, or out of an internal one".to_owned()),
+        (networks.at_ports, "at bridges of networks by name with a source that is not the sender's".to_owned()),
     ];
     let dropped = dropped.into_iter().filter(|(count, _)| *count > 0);
     let parts: Vec<String> = dropped.map(|(count, whose)| format!(", dropped {count} packets {whose}")).collect();

@@ -11,25 +11,23 @@ mod compare;
 mod doubts;
 mod leases;
 mod notes;
+mod shares;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 use tracing::warn;
-use wire_firewall::{
-    FirewallDataplane, FirewallPolicy, ForeignRules, HostFacts, Learned, OverlayDevice, Support, SupportProbe,
-};
-use wire_lease::{Entry, LeaseTable};
+use wire_firewall::{FirewallDataplane, ForeignRules, HostFacts, Learned, OverlayDevice, Support, SupportProbe};
 use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, chain};
 use wire_state::{
     ContainerLink, DataplaneError, DesiredFirewall, EmptyTables, Firewall, FlannelRules, Reconciler, Report,
 };
 
-use self::{doubts::Doubts, leases::Rules, notes::is_fault};
+pub(crate) use self::shares::{FilterShare, FirewallShare};
+use self::{doubts::Doubts, leases::Rules, notes::is_fault, shares::Filtered};
 use crate::{
     audit::pause_after,
     bridges::Findings,
-    docker_opts::DockerOptions,
     exit::Exit,
     ports::{FirewallMonitor, FirewallPort, Ports},
     pulse::Heartbeat,
@@ -58,24 +56,7 @@ const BRIDGE_GRACE: Duration = Duration::from_secs(2);
 const READY_GRACE: Duration = Duration::from_secs(10);
 
 /// The loop of the packet filter.
-pub(crate) type FirewallHandle = LoopHandle<FirewallShare, ()>;
-
-/// The share of one network in the packet filter: the values from which its rules are computed. Each round adds the facts of the host.
-#[derive(Clone, Debug)]
-pub(crate) struct FirewallShare {
-    pub(crate) policy: Arc<FirewallPolicy>,
-    pub(crate) own: Arc<Entry>,
-    pub(crate) leases: Arc<LeaseTable>,
-    pub(crate) devices: DualStack<OverlayDevice>,
-    /// The options that we give to Docker.
-    pub(crate) docker_options: Arc<DockerOptions>,
-    /// The MTU of the overlay, in bytes.
-    pub(crate) mtu: u32,
-    /// True if the agent moves packets itself.
-    pub(crate) is_userspace: bool,
-    /// The number of joins. After each join, features of nftables that this host lacked are tried again.
-    pub(crate) joins: u64,
-}
+pub(crate) type FirewallHandle = LoopHandle<FilterShare, ()>;
 
 /// A packet filter without rules of ours, as it should be when the agent leaves. flanneld's rules stay: they may be in use again.
 pub(crate) fn leaving(network: NetworkName) -> (Reconciler<FirewallDataplane>, DesiredFirewall) {
@@ -139,6 +120,8 @@ pub(crate) struct FirewallLoop<P: Ports> {
     seen: FirewallSeen,
     facts: HostFacts,
     rules: Rules,
+    /// Whether shares were set that no round has used.
+    is_behind: bool,
     /// The time of the next look, even without a notification.
     next_look: Instant,
     /// The time of the look that follows a notification.
@@ -182,6 +165,7 @@ impl<P: Ports> FirewallLoop<P> {
             seen: FirewallSeen::default(),
             facts: HostFacts::default(),
             rules: Rules::default(),
+            is_behind: true,
             next_look: Instant::now(),
             heard: None,
             next_check: Instant::now() + CHECK,
@@ -197,11 +181,17 @@ impl<P: Ports> FirewallLoop<P> {
 }
 
 impl<P: Ports> ResourceLoop for FirewallLoop<P> {
-    type Share = FirewallShare;
+    type Share = FilterShare;
     type Outcome = ();
 
-    fn round(&mut self, shares: &Shares<FirewallShare>, is_new: bool) -> Round<()> {
+    fn round(&mut self, shares: &Shares<FilterShare>, is_new: bool) -> Round<()> {
         let begun = Instant::now();
+        let Some(shares) = &Filtered::of(shares) else {
+            self.is_behind = true;
+            return Round { outcome: (), next: begun + self.every, batch: Duration::ZERO };
+        };
+        // What was set while something was not known is new too.
+        let is_new = std::mem::take(&mut self.is_behind) || is_new;
         let is_done = is_new && self.follow_leases(shares);
         let is_short = begun.elapsed() < SHORT;
         if !is_done || self.is_look_due(begun) {
@@ -213,10 +203,13 @@ impl<P: Ports> ResourceLoop for FirewallLoop<P> {
         Round { outcome: (), next: self.next_look, batch }
     }
 
-    fn compare(&mut self, shares: &Shares<FirewallShare>) -> Answer {
+    fn compare(&mut self, shares: &Shares<FilterShare>) -> Answer {
+        let Some(shares) = &Filtered::of(shares) else {
+            return Err("the members of networks by name are not known yet".to_owned());
+        };
         self.follow_families(shares);
-        let links = self.reconciler.driver().container_links(&subnets(shares)).map_err(|error| chain(&error))?;
-        let facts = self.host_facts(shares, links, Support::default());
+        let links = self.reconciler.driver().container_links(&subnets(&shares.flat)).map_err(|error| chain(&error))?;
+        let facts = self.host_facts(&shares.flat, links, Support::default());
         let compared = self.compare_supported(shares, &facts).map_err(|error| chain(&error))?;
         match self.reconciler.driver().unread() {
             Some(error) => Err(chain(&error)),
@@ -251,13 +244,13 @@ impl<P: Ports> FirewallLoop<P> {
     }
 
     /// Looks at everything: the facts of the host, the rules of others, our own rules and counters.
-    fn look(&mut self, shares: &Shares<FirewallShare>, is_new: bool, begun: Instant) {
+    fn look(&mut self, shares: &Filtered, is_new: bool, begun: Instant) {
         self.heard = None;
         if self.monitor.is_none() {
             self.monitor = self.reconciler.driver().monitor().ok();
         }
         self.ports.announce();
-        let joins = shares.values().map(|share| share.joins).sum();
+        let joins = shares.flat.values().map(|share| share.joins).sum();
         if self.joins.replace(joins) != Some(joins) {
             self.probe = SupportProbe::default();
         }
@@ -273,9 +266,9 @@ impl<P: Ports> FirewallLoop<P> {
     }
 
     /// Reconciles, after a read if anything may have changed, and reports the outcome, the counters and the conditions.
-    fn reconcile_and_report(&mut self, shares: &Shares<FirewallShare>, is_new: bool) {
-        // The conditions are about the first network, which is the default one: no other has rules yet.
-        let Some(first) = shares.values().next() else { return };
+    fn reconcile_and_report(&mut self, shares: &Filtered, is_new: bool) {
+        // The conditions are about the flat network: a loop has one alone.
+        let Some(first) = shares.flat.values().next() else { return };
         self.follow_families(shares);
         if self.reconciler.driver().has_changed() {
             self.reconciler.invalidate();
@@ -304,17 +297,19 @@ impl<P: Ports> FirewallLoop<P> {
         self.note_overruled(&report.findings.operator_drops, first);
     }
 
-    fn follow_families(&mut self, shares: &Shares<FirewallShare>) {
-        let families: BTreeSet<Family> = shares.values().flat_map(|share| share.policy.families_on()).collect();
+    fn follow_families(&mut self, shares: &Filtered) {
+        let of_flat = shares.flat.values().flat_map(|share| share.policy.families_on());
+        let of_named = shares.named.values().flat_map(|share| share.pools.iter().map(|(family, _)| family));
+        let families: BTreeSet<Family> = of_flat.chain(of_named).collect();
         self.reconciler.driver().set_families(families.into_iter().collect());
     }
 
     /// Reconciles, and again with a smaller table as long as the host refuses a part of it. iptables takes over at once what nftables
     /// lacks.
-    fn reconcile_until_supported(&mut self, shares: &Shares<FirewallShare>, first: &FirewallShare) -> Report<Firewall> {
+    fn reconcile_until_supported(&mut self, shares: &Filtered, first: &FirewallShare) -> Report<Firewall> {
         let (mut report, mut learned) = self.reconcile(shares, first);
-        // Each step leaves out one more part: the flowtable, the check of inner sources, and nftables as a whole.
-        let mut steps = 0..3;
+        // Each step leaves out one more part: the table for bridges, the flowtable, the check of inner sources, and nftables as a whole.
+        let mut steps = 0..4;
         while learned == Learned::Less && steps.next().is_some() {
             let (again, next) = self.reconcile(shares, first);
             let before = std::mem::replace(&mut report, again);
@@ -326,11 +321,11 @@ impl<P: Ports> FirewallLoop<P> {
         report
     }
 
-    fn reconcile(&mut self, shares: &Shares<FirewallShare>, first: &FirewallShare) -> (Report<Firewall>, Learned) {
+    fn reconcile(&mut self, shares: &Filtered, first: &FirewallShare) -> (Report<Firewall>, Learned) {
         let support = self.probe.support(Instant::now());
-        let facts = match self.reconciler.driver().container_links(&subnets(shares)) {
+        let facts = match self.reconciler.driver().container_links(&subnets(&shares.flat)) {
             Ok(links) => {
-                let facts = self.host_facts(shares, links, support);
+                let facts = self.host_facts(&shares.flat, links, support);
                 self.note_bridges(&facts, first);
                 facts
             }

@@ -1,13 +1,15 @@
 //! Networks by name: this host's part in those that it was told to take part in ([`Named`]).
 //!
 //! A task beside the session of the default network. Input: what the network was joined with ([`Ground`]), the folders of the store, and commands.
-//! Output: for each network its share in the loop of `Network`, what this host holds of it in the store and on disk ([`Document`]), and the status.
+//! Output: for each network its shares in the loops of `Network` and `Firewall`, what this host holds of it in the store and on disk ([`Document`]), and the status.
 //! A host that takes part in none follows nothing.
 
 mod attached;
 mod attachments;
 mod choice;
 mod document;
+mod expected;
+mod filter;
 mod jobs;
 mod known;
 mod lack;
@@ -32,6 +34,7 @@ pub(crate) use self::{
         AttachRequest, AttachWish, AttachmentSeen, AttachmentState, EndpointSeen, NewAttachment, Noted, Which,
     },
     document::{Document, DocumentFile},
+    expected::{NamedShares, expected, list, saved},
     known::KnownFiles,
     part::{NetworkSeen, NetworkState},
 };
@@ -118,8 +121,7 @@ impl<S: LeaseStore> Named<S> {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (attaching, to_attach) = mpsc::channel(REQUESTS);
         let watched = Watched::new(&host.settings.folders.run_dir);
-        let received = (received, to_attach);
-        let task = task::NamedTask::new(host, loops.network.clone(), stood_on, received, watched.clone())?;
+        let task = task::NamedTask::new(host, loops, stood_on, (received, to_attach), watched.clone())?;
         tasks.spawn(task.run());
         Ok(Self { ground, requests, attaching, watched })
     }

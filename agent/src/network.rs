@@ -34,6 +34,7 @@ use self::known::{JoinPhase, answered};
 pub(crate) use self::{
     ground::JoinContext,
     known::{ParsedConfig, Snapshot, Source},
+    named::{occupied, outer_of_named},
 };
 use crate::{
     exit::Exit,

@@ -24,7 +24,7 @@ use crate::{
     datapath::{NetworkHandle, NetworkShare, Outcome},
     docker_opts::DockerOptions,
     exit::Exit,
-    firewall::{self, FirewallHandle, FirewallShare},
+    firewall::{self, FilterShare, FirewallHandle, FirewallShare},
     loops::Loops,
     named::Named,
     ports::Ports,
@@ -244,7 +244,7 @@ impl<P: Ports> Session<P> {
             let (subnets, guests) = (Some(subnets), BTreeMap::new());
             let share = NetworkShare { desired, scope, guests, subnets, revision: Some(table.revision) };
             let network = self.loops.network.want(&self.network, share);
-            let firewall = self.loops.firewall.want(&self.network, firewall);
+            let firewall = self.loops.firewall.want(&self.network, FilterShare::Flat(firewall));
             self.progress.first_changes.get_or_insert((network, firewall));
         }
         if let LeaseSource::Etcd(etcd) = &self.source

@@ -24,7 +24,7 @@ pub(crate) use self::{
     answers::shown,
     condition::{
         AgentCondition, Blocked, DockerCondition, EtcdCondition, FirewallCondition, KernelCondition, SpokenFor,
-        UnderlayCondition,
+        Unchecked, UnderlayCondition,
     },
     message::Message,
 };

@@ -1,23 +1,29 @@
-//! The rules of all networks, brought forward from one table of leases to the next, and the round of leases alone.
+//! The rules of all networks, brought forward from one table of leases to the next, and the round of leases alone. What hosts have on networks by name
+//! is as good as leases.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tracing::error;
-use wire_firewall::{FirewallFromPeers, HostFacts, Peer};
+use wire_firewall::{FirewallFromPeers, HostFacts, Peer, SegmentFilter, SegmentShare};
 use wire_lease::Entry;
 use wire_net::NetworkName;
 use wire_state::{Clash, DesiredFirewall, Driver, Firewall, Reconciler, Report};
 
-use super::{FirewallLoop, FirewallShare};
+use super::{Filtered, FirewallLoop, FirewallShare};
 use crate::{
     ports::Ports,
     reconcile_loop::{LastMerge, Shares, merged},
     status::FirewallSeen,
 };
 
-/// The rules of each network, and the values that they were computed from.
+/// The rules of each flat network, with the values that they were computed from, and those of all networks by name.
 #[derive(Debug, Default)]
-pub(super) struct Rules(BTreeMap<NetworkName, NetworkRules>);
+pub(super) struct Rules {
+    flat: BTreeMap<NetworkName, NetworkRules>,
+    named: SegmentFilter,
+    /// The networks by name that they were computed from, and the facts of the host.
+    of: (Shares<Arc<SegmentShare>>, HostFacts),
+}
 
 #[derive(Debug)]
 struct NetworkRules {
@@ -29,7 +35,7 @@ struct NetworkRules {
 impl<P: Ports> FirewallLoop<P> {
     /// The round of leases alone: changes the sets of senders, before anything else is looked at. False if more must be done, since more than
     /// leases has changed or the packet filter was not as we had left it.
-    pub(super) fn follow_leases(&mut self, shares: &Shares<FirewallShare>) -> bool {
+    pub(super) fn follow_leases(&mut self, shares: &Filtered) -> bool {
         let followed = follow(&mut self.reconciler, &mut self.rules, shares);
         let Some(Followed { report, clashes }) = followed else { return false };
         self.note_clashes(clashes);
@@ -55,14 +61,15 @@ struct Followed {
 fn follow<D: Driver<Resource = Firewall>>(
     reconciler: &mut Reconciler<D>,
     rules: &mut Rules,
-    shares: &Shares<FirewallShare>,
+    shares: &Filtered,
 ) -> Option<Followed> {
     if reconciler.cached().is_none() || !rules.differ_in_leases_alone(shares) {
         return None;
     }
-    for (known, share) in rules.0.values_mut().zip(shares.values()) {
+    for (known, share) in rules.flat.values_mut().zip(shares.flat.values()) {
         known.follow(share);
     }
+    rules.follow_named(&shares.named);
     let (desired, clashes) = rules.merged();
     Some(Followed { report: reconciler.round(&desired), clashes })
 }
@@ -71,16 +78,18 @@ impl Rules {
     /// The rules on a host with these facts, and the keys that several networks want differently.
     pub(super) fn desired(
         &mut self,
-        shares: &Shares<FirewallShare>,
+        shares: &Filtered,
         facts: &HostFacts,
     ) -> (Arc<DesiredFirewall>, Option<Vec<Clash>>) {
-        self.0.retain(|network, _| shares.contains_key(network));
-        for (network, share) in shares {
+        self.of.1 = facts.clone();
+        self.follow_named(&shares.named);
+        self.flat.retain(|network, _| shares.flat.contains_key(network));
+        for (network, share) in &shares.flat {
             let is_same =
                 |known: &&mut NetworkRules| known.facts == *facts && known.share.differs_in_leases_alone(share);
-            match self.0.get_mut(network).filter(is_same) {
+            match self.flat.get_mut(network).filter(is_same) {
                 Some(known) => known.follow(share),
-                None => drop(self.0.insert(network.clone(), NetworkRules::new(share.clone(), facts.clone()))),
+                None => drop(self.flat.insert(network.clone(), NetworkRules::new(share.clone(), facts.clone()))),
             }
         }
         self.merged()
@@ -88,7 +97,13 @@ impl Rules {
 
     /// Computes the rules from all leases, and takes those where they are others than the ones that were brought forward.
     pub(super) fn check(&mut self) {
-        for (network, known) in &mut self.0 {
+        let mut named = SegmentFilter::default();
+        named.update(self.of.0.iter(), &self.of.1);
+        if named.firewall() != self.named.firewall() {
+            error!("the rules that follow from all networks by name are others than those that were brought forward");
+            self.named = named;
+        }
+        for (network, known) in &mut self.flat {
             let computed = NetworkRules::new(known.share.clone(), known.facts.clone());
             if computed.rules.firewall() != known.rules.firewall() {
                 error!(%network, "the rules that follow from all leases are others than those that were brought forward");
@@ -97,17 +112,32 @@ impl Rules {
         }
     }
 
-    fn differ_in_leases_alone(&self, shares: &Shares<FirewallShare>) -> bool {
-        let mut both = self.0.iter().zip(shares);
-        self.0.len() == shares.len()
+    fn differ_in_leases_alone(&self, Filtered { flat, named }: &Filtered) -> bool {
+        let mut both = self.flat.iter().zip(flat);
+        self.flat.len() == flat.len()
+            && self.named.differs_in_elements_alone(named.values(), &self.of.1)
             && both.all(|((known, rules), (network, share))| {
                 known == network && rules.share.differs_in_leases_alone(share)
             })
     }
 
+    /// Whether this host takes part in networks by name.
+    pub(super) fn has_named(&self) -> bool {
+        !self.of.0.is_empty()
+    }
+
+    fn follow_named(&mut self, named: &Shares<Arc<SegmentShare>>) {
+        self.named.update(named.iter(), &self.of.1);
+        self.of.0.clone_from(named);
+    }
+
     fn merged(&self) -> (Arc<DesiredFirewall>, Option<Vec<Clash>>) {
         let mut clashes = None;
-        let all = self.0.iter().map(|(network, known)| (network, known.rules.firewall().clone()));
+        let (flat, of_named) = (&self.flat, self.named.firewall());
+        let all = flat.iter().map(|(network, known)| (network, known.rules.firewall().clone()));
+        // All networks by name have the rules in common.
+        let name = self.of.0.keys().next().map(|name| (name, of_named.clone()));
+        let all = all.chain(name.filter(|_| **of_named != DesiredFirewall::default()));
         let firewall = merged::<Firewall>(&mut LastMerge::default(), all, |found| clashes = found);
         (firewall, clashes)
     }

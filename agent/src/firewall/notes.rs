@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 use tracing::info;
-use wire_firewall::{Counted, DockerRules, HostFacts, OverlayDevice};
+use wire_firewall::{Counted, DockerRules, HostFacts, Nftables, OverlayDevice};
 use wire_net::{DualStack, Family, LinkName, chain};
 use wire_state::{Clash, Failure, Firewall, FirewallOp, OpError, OperatorDrop, OtherFirewalls, Report};
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     bridges::{Docker, Expected, Findings},
     ports::{FirewallPort, Ports},
-    status::{Blocked, DockerCondition, FirewallCondition, UnderlayCondition},
+    status::{Blocked, DockerCondition, FirewallCondition, Unchecked, UnderlayCondition},
 };
 
 impl<P: Ports> FirewallLoop<P> {
@@ -74,8 +74,22 @@ impl<P: Ports> FirewallLoop<P> {
         let lack = self.probe.nftables_error().map(|error| chain(error));
         let lack = lack.map(|error| FirewallCondition::NftablesLacks { nftables, error });
         self.status.set(FirewallCondition::NFTABLES, lack);
+        let unchecked = self.unchecked();
+        self.status.set(FirewallCondition::NAMED, unchecked.map(FirewallCondition::NamedUnchecked));
         let refused = self.probe.flowtable_error().map(|error| chain(error));
         self.status.set(FirewallCondition::FLOWTABLE, refused.map(FirewallCondition::NoFlowtable));
+    }
+
+    /// What is not checked of networks by name, if this host takes part in some.
+    fn unchecked(&self) -> Option<Unchecked> {
+        if !self.rules.has_named() {
+            return None;
+        }
+        match self.facts.support.nftables {
+            Nftables::Absent => Some(Unchecked::All),
+            Nftables::Simple => Some(Unchecked::Sources),
+            Nftables::Whole => self.probe.bridges_error().map(|error| Unchecked::Ports(chain(error))),
+        }
     }
 
     /// True if Docker runs, its chains cannot be read, and ours should come before them.

@@ -28,6 +28,8 @@ pub(super) enum Done {
     Left(NetworkName, Result<(), NetworkError>),
     /// What is known of it is saved, or why not.
     Saved(NetworkName, Result<(), String>),
+    /// The loop of `Firewall` has taken the share into account, or takes long.
+    Filtered(NetworkName, u64),
     /// The loop of `Network` has taken the share into account.
     Round(NetworkName, u64),
 }

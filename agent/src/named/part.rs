@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
-use wire_firewall::ContainerPort;
+use wire_firewall::{ContainerPort, SegmentShare};
 use wire_lease::named::{Kept, NamedNetwork};
 use wire_net::{DualStack, HostId, MacAddr, Mtu, Vni};
 use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
@@ -14,6 +14,7 @@ use super::{
     Wish,
     attached::{Attached, Containers},
     document::Entry,
+    filter::{self, Members},
     lack::Lack,
 };
 use crate::datapath::NetworkShare;
@@ -31,6 +32,11 @@ pub(super) struct Part {
     ports: Vec<ContainerPort>,
     /// The containers whose links are desired, or are not any more.
     attached: Attached,
+    members: Members,
+    /// Whether the packet filter was told of it in this run.
+    pub(super) is_filtered: bool,
+    /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
+    pub(super) after_filter: Option<(u64, NetworkShare)>,
     /// Whether `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
@@ -141,6 +147,9 @@ impl Part {
             computed: None,
             ports: Vec::new(),
             attached: Attached::default(),
+            members: Members::default(),
+            is_filtered: false,
+            after_filter: None,
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
@@ -167,14 +176,18 @@ impl Part {
     /// Begins anew after this host has begun to take part, or to leave.
     pub(super) fn turn(&mut self) {
         (self.again, self.trouble) = (None, Trouble::None);
-        (self.computed, self.kernel) = (None, Kernel::Nothing);
+        (self.computed, self.kernel, self.after_filter) = (None, Kernel::Nothing, None);
     }
 
     /// Holds nothing any more.
     pub(super) fn forget(&mut self) {
         let mut entry = Entry { held: None, ..std::mem::take(&mut self.entry) };
         entry.endpoints.values_mut().for_each(Vec::clear);
-        *self = Self { askers: std::mem::take(&mut self.askers), ..Self::new(self.own, entry) };
+        *self = Self {
+            is_filtered: self.is_filtered,
+            askers: std::mem::take(&mut self.askers),
+            ..Self::new(self.own, entry)
+        };
     }
 
     /// Takes what the store lacks at `now`. True if a job must write it.
@@ -289,8 +302,7 @@ impl Part {
         Some(share)
     }
 
-    /// Sets the ports of containers on the network's bridge. The packet filter has them before the kernel's links change, so a port belongs here
-    /// as long as it is desired there.
+    /// Sets the ports of containers on the network's bridge, before [`Part::share`]. A port that the packet filter does not know sends nothing.
     pub(super) fn set_ports(&mut self, ports: Vec<ContainerPort>) {
         if self.ports != ports {
             (self.ports, self.is_behind) = (ports, true);
@@ -322,6 +334,18 @@ impl Part {
     /// The network as it was admitted last.
     pub(super) fn admitted(&self) -> Option<&Arc<NamedNetwork>> {
         self.admitted.as_ref()
+    }
+
+    /// The share in the packet filter that belongs to the last [`Part::share`].
+    pub(super) fn filter(&mut self) -> Option<SegmentShare> {
+        let (segment, computed) = self.computed.as_ref()?;
+        Some(filter::share(segment, computed, (&mut self.members, self.hosts.hosts()), &self.ports))
+    }
+
+    /// The share in the packet filter while it is not known who else takes part, so that nobody sends to devices of an earlier run.
+    pub(super) fn closed(&self, outer: SegmentOuter) -> Option<SegmentShare> {
+        let kept = self.entry.held.as_ref()?;
+        Some(filter::alone(&segment(self.own, kept, outer)))
     }
 
     /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.

@@ -32,7 +32,9 @@ use crate::{
     attach::Watched,
     datapath::NetworkHandle,
     exit::Exit,
+    firewall::{FilterShare, FirewallHandle},
     host::Host,
+    loops::Loops,
     ports::Ports,
     status::{AgentCondition, StatusWriter},
 };
@@ -46,6 +48,7 @@ pub(super) struct NamedTask<P: Ports> {
     file: DocumentFile,
     known_files: KnownFiles,
     network: NetworkHandle,
+    firewall: FirewallHandle,
     status: StatusWriter,
     stood_on: watch::Receiver<Option<Ground<P::Store>>>,
     requests: mpsc::Receiver<Request>,
@@ -53,6 +56,8 @@ pub(super) struct NamedTask<P: Ports> {
     ground: Option<Ground<P::Store>>,
     /// The document as it is on disk, but for the networks, which are in `parts`.
     document: Document,
+    /// The networks that the packet filter was told of at the start.
+    filtered: Vec<NetworkName>,
     /// Whether the disk has all that is in `parts`.
     is_saved: bool,
     /// The reason why it has not, for people.
@@ -62,6 +67,8 @@ pub(super) struct NamedTask<P: Ports> {
     admission: NamedAdmission,
     /// The records that were read from disk, until the store has answered.
     known: Option<NamedRecords>,
+    /// When these count although the store could be asked.
+    known_at: Option<Instant>,
     /// The records that `admission` follows from; `None` before the first.
     records: Option<NamedRecords>,
     pub(super) attachments: Attachments,
@@ -72,7 +79,7 @@ pub(super) struct NamedTask<P: Ports> {
 impl<P: Ports> NamedTask<P> {
     pub(super) fn new(
         host: &Host<P>,
-        network: NetworkHandle,
+        loops: &Loops,
         stood_on: watch::Receiver<Option<Ground<P::Store>>>,
         (requests, attaching): (mpsc::Receiver<Request>, mpsc::Receiver<AttachRequest>),
         watched: Watched,
@@ -82,16 +89,22 @@ impl<P: Ports> NamedTask<P> {
         let unread = |source| Exit::StateUnread { folder: folder.clone(), source };
         let document = file.load(host.ports.disk()).map_err(unread)?;
         let attachments = Attachments::load(host.ports.has_guests(), folder, watched).map_err(unread)?;
+        // Before the flat network wants anything: else the rules of an earlier run would go.
+        for (name, _) in document.held() {
+            loops.firewall.want(name, FilterShare::Unknown);
+        }
         Ok(Self {
             ports: host.ports.clone(),
             prefix: host.settings.prefix.clone(),
             known_files: KnownFiles::in_folder(folder, host.settings.prefix.clone()),
             file,
-            network,
+            network: loops.network.clone(),
+            firewall: loops.firewall.clone(),
             status: host.status.clone(),
             stood_on,
             requests,
             ground: None,
+            filtered: document.held().map(|(name, _)| name.clone()).collect(),
             document,
             is_saved: true,
             unsaved: None,
@@ -99,6 +112,7 @@ impl<P: Ports> NamedTask<P> {
             folders: None,
             admission: NamedAdmission::default(),
             known: None,
+            known_at: None,
             records: None,
             attachments,
             attaching,
@@ -134,7 +148,8 @@ impl<P: Ports> NamedTask<P> {
     fn next_time(&self) -> Option<Instant> {
         let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
         let of_guests = self.attachments.spots.next_time();
-        self.parts.values().filter_map(Part::next_time).chain(again).chain(of_guests).min()
+        let known_at = self.known_at.filter(|at| self.known.is_some() && *at > Instant::now());
+        self.parts.values().filter_map(Part::next_time).chain(again).chain(of_guests).chain(known_at).min()
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -216,6 +231,14 @@ impl<P: Ports> NamedTask<P> {
             Done::Claimed(name, id, claimed) => self.note_claimed(name, id, claimed).await,
             Done::Released(name, room, released) => self.note_released(&name, room, &released),
             Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),
+            Done::Filtered(name, number) => {
+                let Some(part) = self.parts.get_mut(&name) else { return };
+                let Some((_, share)) = part.after_filter.take_if(|(waited, _)| *waited == number) else { return };
+                let number = self.network.want(&name, share);
+                part.attached().note_told(number);
+                part.kernel = Kernel::Told(number);
+                self.wait_for_round(&name, number);
+            }
             Done::Round(name, number) => {
                 self.note_round(&name, number);
                 let Some(part) = self.parts.get_mut(&name).filter(|part| part.kernel == Kernel::Told(number)) else {

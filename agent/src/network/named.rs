@@ -24,9 +24,7 @@ impl<P: Ports> Network<P> {
         let Some(named) = &self.named else { return };
         // A host whose identity is not as this agent writes it takes part in none.
         let Ok(identity) = host.state.identity.parse() else { return };
-        let JoinContext { underlay, config, public } = context;
-        let addresses = &underlay.addresses;
-        let Some(local) = addresses.v4.or(addresses.v6) else { return };
+        let Some(outer) = outer_of_named(context) else { return };
         let (store, leased) = match source {
             LeaseSource::Etcd(etcd) => {
                 let state = etcd.hold.as_ref().map(|hold| Leased::of(&hold.state.borrow()));
@@ -38,12 +36,18 @@ impl<P: Ports> Network<P> {
             joins: self.joins,
             host: identity,
             store,
-            public: *public,
-            outer: SegmentOuter { parent: underlay.parent(), local, port: port(config), mtu: underlay.mtu },
+            public: context.public,
+            outer,
             occupied: occupied(context),
             leased,
         }));
     }
+}
+
+/// The way of packets of networks by name to other hosts.
+pub(crate) fn outer_of_named(JoinContext { underlay, config, .. }: &JoinContext) -> Option<SegmentOuter> {
+    let local = underlay.addresses.v4.or(underlay.addresses.v6)?;
+    Some(SegmentOuter { parent: underlay.parent(), local, port: port(config), mtu: underlay.mtu })
 }
 
 fn port(config: &NetworkConfig) -> u16 {
@@ -59,7 +63,7 @@ fn port(config: &NetworkConfig) -> u16 {
 }
 
 /// The range of the default network, and what this host reaches without it.
-fn occupied(JoinContext { underlay, config, public }: &JoinContext) -> Vec<Occupied> {
+pub(crate) fn occupied(JoinContext { underlay, config, public }: &JoinContext) -> Vec<Occupied> {
     let of = |by| move |prefix: Prefix| Occupied { prefix, by };
     let ranges = config.pools.iter().map(|(_, pool)| pool.network).map(of(Occupant::FlatNetwork));
     let own = public.iter().map(|(_, address)| Prefix::host(*address));

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 use wire_backends::Segment;
+use wire_firewall::SegmentsCounted;
 use wire_forward::TunnelSeen;
 use wire_lease::{Entry, HoldState};
 use wire_net::{Family, LinkName, NetworkName, Prefix, Vni};
@@ -160,6 +161,7 @@ impl Status {
 
     fn firewall_status(&self) -> proto::FirewallStatus {
         let FirewallSeen { written, removed, converged, counted, tracked } = &self.firewall;
+        let SegmentsCounted { strangers, forged, crossing, at_ports } = counted.segments;
         proto::FirewallStatus {
             converged: *converged,
             written: *written,
@@ -169,6 +171,7 @@ impl Status {
             containers: counted.containers,
             spoofed: counted.spoofed,
             tracked: tracked.iter().map(|(family, why)| format!("{family}: {why}")).collect(),
+            networks: Some(proto::NetworksDropped { strangers, forged, crossing, at_ports }),
         }
     }
 

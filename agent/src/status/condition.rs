@@ -11,7 +11,7 @@ pub(crate) use self::{
     agent::AgentCondition,
     docker::DockerCondition,
     etcd::{EtcdCondition, RefusedLeases, SpokenFor},
-    firewall::{Blocked, FirewallCondition},
+    firewall::{Blocked, FirewallCondition, Unchecked},
     kernel::KernelCondition,
     underlay::UnderlayCondition,
 };

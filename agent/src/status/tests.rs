@@ -66,6 +66,7 @@ const NAMES: &[(&str, Severity)] = &[
     ("docker-chains-hidden", Warning),
     ("docker-user-overruled", Warning),
     ("docker-unmarked", Fault),
+    ("networks-unchecked", Warning),
     ("clash-in-firewall", Fault),
     ("bridge-name", Warning),
     ("bridge-mismatch", Fault),

@@ -1,12 +1,14 @@
 //! Computes what this host should hold without a running agent, by the stages of joining that only read.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use wire_backends::identify;
 use wire_firewall::{FirewallPolicy, OverlayDevice};
 use wire_kernel::{KernelDataplane, RouteForm};
-use wire_lease::{Admission, Entries, Entry, Folder, LeaseTable, StoredConfig, WithRecords, own_entry};
+use wire_lease::{
+    Admission, Entries, Entry, Folder, LeaseTable, StoredConfig, WithRecords, named::NamedRecords, own_entry,
+};
 use wire_net::NetworkName;
 use wire_state::{ObservedKind, Owner, PerNamespace};
 use wire_store::EtcdStore;
@@ -17,12 +19,13 @@ use crate::{
     datapath::{NetworkLoop, NetworkShare},
     exit::Exit,
     files::RealDisk,
-    firewall::{FirewallLoop, FirewallShare},
+    firewall::{FilterShare, FirewallLoop, FirewallShare},
     host::Host,
     host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::Kinship,
-    network::{Chosen, JoinContext, ParsedConfig, Snapshot, Source},
+    named::{self, DocumentFile, KnownFiles, NamedShares},
+    network::{Chosen, JoinContext, ParsedConfig, Snapshot, Source, occupied, outer_of_named},
     notify::Stored,
     ports::{Ports, System},
     pulse::{Part, Watchdog},
@@ -52,7 +55,8 @@ pub(super) async fn compare(settings: Settings, is_offline: bool) -> Result<Comp
     }
     let last_known = LastKnownFile::in_folder(&host.settings.folders.state_dir, host.settings.prefix.clone());
     let snapshot = if is_offline { saved(&host, &last_known)? } else { stored(&host).await? };
-    expected(host, &last_known, snapshot).await?.compare()
+    let by_name = if is_offline { None } else { Some(listed_by_name(&host).await?) };
+    expected(host, &last_known, snapshot, by_name).await?.compare()
 }
 
 /// The network config and the leases in etcd.
@@ -86,10 +90,35 @@ struct Expected {
     status: StatusWriter,
     network: NetworkShare,
     firewall: FirewallShare,
+    named: NamedShares,
     files: FilesShare,
 }
 
-async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: Snapshot) -> Result<Expected, Exit> {
+/// What etcd has of networks by name.
+async fn listed_by_name(host: &Host<System>) -> Result<NamedRecords, Exit> {
+    let store = EtcdStore::open(host.settings.etcd.clone()).await?;
+    Ok(named::list(&store, &host.settings.prefix).await?)
+}
+
+/// The shares of networks by name. Without records, what is saved on disk counts.
+fn named(host: &Host<System>, context: &JoinContext, records: Option<NamedRecords>) -> Result<NamedShares, Exit> {
+    let folder = &host.settings.folders.state_dir;
+    let unread = |source| Exit::StateUnread { folder: folder.clone(), source };
+    let document = DocumentFile::in_folder(folder).peek(&RealDisk).map_err(unread)?;
+    let (Ok(identity), Some(outer)) = (host.state.identity.parse(), outer_of_named(context)) else {
+        return Ok(NamedShares::default());
+    };
+    let files = KnownFiles::in_folder(folder, host.settings.prefix.clone());
+    let records = records.unwrap_or_else(|| named::saved(&RealDisk, &files, &document, identity));
+    Ok(named::expected(document, identity, (outer, &occupied(context)), &records))
+}
+
+async fn expected(
+    mut host: Host<System>,
+    last_known: &LastKnownFile,
+    snapshot: Snapshot,
+    by_name: Option<NamedRecords>,
+) -> Result<Expected, Exit> {
     let Snapshot { parsed, listing, records, source } = snapshot;
     host.look_for_endpoints(last_known).await;
     let ParsedConfig { config, json, .. } = parsed;
@@ -114,6 +143,7 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
     let leases = admitted(&host, &context, &own, &listing);
     let leases = Arc::new(WithRecords::default().update(&leases, records.as_ref(), own_port));
     let desired = backend.desired(&own.lease, &leases);
+    let named = named(&host, &context, by_name)?;
     let subnets = Subnets { pools: context.config.pools, leases: leases.clone() };
     let policy = host.settings.firewall.policy(host.settings.network.clone(), &context.config, backend.direct());
     let policy = FirewallPolicy { beside: OverlayDevice::beside(&desired), ..policy };
@@ -131,10 +161,11 @@ async fn expected(mut host: Host<System>, last_known: &LastKnownFile, snapshot: 
         network: NetworkShare {
             desired: Arc::new(PerNamespace::host(desired)),
             scope,
-            guests: BTreeMap::new(),
+            guests: std::collections::BTreeMap::new(),
             subnets: Some(subnets),
             revision: Some(listing.revision()),
         },
+        named,
         files: host.files_share(&env),
         ports: host.ports,
         settings: host.settings,
@@ -164,7 +195,8 @@ fn admitted(host: &Host<System>, context: &JoinContext, own: &Entry, listing: &E
 impl Expected {
     /// Compares each resource with the code of its loop. No loop is started.
     fn compare(self) -> Result<Compared, Exit> {
-        let Self { ports, settings, status, network, firewall, files } = self;
+        let Self { ports, settings, status, network, firewall, named, files } = self;
+        let default = &settings.network;
         let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
         let heartbeat = Watchdog::default().part(Part::Firewall);
         let underlay_changed = Arc::new(Notify::new());
@@ -172,13 +204,14 @@ impl Expected {
             NetworkLoop::new(ports.clone(), driver, status.clone(), Stored::default(), underlay_changed);
         let mut firewall_loop = FirewallLoop::new(ports.clone(), settings.firewall.every, status.clone(), &heartbeat)?;
         Ok(Compared {
-            network: network_loop.compare(&alone(&settings.network, network)),
-            firewall: firewall_loop.compare(&alone(&settings.network, firewall)),
-            files: FilesLoop::new(ports, status).compare(&alone(&settings.network, files)),
+            network: network_loop.compare(&beside(default, network, named.network)),
+            firewall: firewall_loop.compare(&beside(default, FilterShare::Flat(firewall), named.firewall)),
+            files: FilesLoop::new(ports, status).compare(&beside(default, files, Shares::new())),
         })
     }
 }
 
-fn alone<T>(network: &NetworkName, share: T) -> Shares<T> {
-    BTreeMap::from([(network.clone(), share)])
+fn beside<T>(network: &NetworkName, share: T, mut others: Shares<T>) -> Shares<T> {
+    others.insert(network.clone(), share);
+    others
 }

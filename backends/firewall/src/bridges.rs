@@ -1,7 +1,8 @@
 //! Our table for frames that the bridges of networks over several hosts forward: who may send at which port. Pure.
 //!
 //! Each port has the MACs and addresses that may send there: a container's port its own, the VXLAN device those of other hosts. What is sent
-//! with others is dropped and counted, by IP, ARP and neighbour discovery; and so are frames with VLAN tags.
+//! with others is dropped and counted, by IP, ARP and neighbour discovery; and so are frames with VLAN tags. A port with one of our names (`wp…`, `wv.…`)
+//! that is not among them sends nothing, so it does not matter whether the port or its sender is there first.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,13 +14,13 @@ use wire_state::{
 
 use super::{
     policy::add_chain,
-    rule::{Action, Is, Links, Match, Rule},
+    rule::{Action, Addresses, Is, Links, Match, Rule},
 };
 
 /// The ports whose senders are checked.
 const PORTS: &str = "ports";
 /// The counter of dropped frames.
-const FORGED: &str = "forged";
+pub(super) const FORGED: &str = "forged";
 
 /// A port of a bridge with one container behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,12 +144,16 @@ fn overlays(net: &DesiredNet) -> Vec<(LinkName, LinkName)> {
 }
 
 /// The table without ports.
-fn empty() -> DesiredTable {
+pub(super) fn empty() -> DesiredTable {
     let name = OurTable { family: TableFamily::Bridge, ..OurTable::default() };
     let mut table = DesiredTable { name, ..DesiredTable::default() };
     let [v4, v6] = Family::ALL.map(senders);
     let dropped = || [Action::CountIn(FORGED), Action::Drop];
+    let no_source = |family| Match::Source(family, Addresses::Is(lowest(family)));
     let rules = [
+        // A port whose container is not known yet, or not any more.
+        Rule::new("containers not known", [Match::FromLike("wp"), Match::From(Links::NotIn(PORTS))], dropped()),
+        Rule::new("hosts not known", [Match::FromLike("wv."), Match::From(Links::NotIn(PORTS))], dropped()),
         Rule::new("not checked", [Match::From(Links::NotIn(PORTS))], [Action::Accept]),
         Rule::new("tags", [Match::Tagged], dropped()),
         Rule::new("senders v4", [Match::Sender(Family::V4, v4)], [Action::Accept]),
@@ -156,6 +161,9 @@ fn empty() -> DesiredTable {
         Rule::new("advertised", [Match::Advertised(Is::NotSo, v6)], dropped()),
         Rule::new("senders v6", [Match::Sender(Family::V6, v6)], [Action::Accept]),
         Rule::new("senders arp", [Match::ArpSender(v4)], [Action::Accept]),
+        // Of no use to other hosts, where addresses are given out by us, and no sign of a forger.
+        Rule::new("no source v4", [Match::FromLike("wv."), no_source(Family::V4)], [Action::Drop]),
+        Rule::new("no source v6", [Match::FromLike("wv."), no_source(Family::V6)], [Action::Drop]),
         Rule::new("forged", [], dropped()),
     ];
     // Where the bridge receives a frame, before anything is learnt of it (`br_handle_frame` of net/bridge).

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use wire_net::{LinkName, NetworkName};
+use wire_net::{Family, LinkName, NetworkName};
 use wire_state::{Call, ChainName, ChainTable, ChainTableKind, Creation, DesiredChain, InternalBridges, Place, names};
 
 use super::{
     address_range::AddressRange,
-    common_rule::{CommonRule, Conditions, RangeMatch, Verdict},
+    common_rule::{CommonRule, Conditions, LinkMatch, RangeMatch, Verdict},
     family_rules::FamilyRules,
     nat,
     policy::Masquerade,
@@ -22,7 +22,7 @@ impl FamilyRules {
     pub(super) fn nat_chain(&self, masquerade: Masquerade, network: &NetworkName) -> (ChainName, DesiredChain) {
         let name = |purpose| names::chain_of(network, purpose);
         let rules = [vec![nat::marked_for_others()], self.nat(masquerade)].concat();
-        self.chain(ChainTableKind::Nat, &name("NAT"), &rules, &[("POSTROUTING", Place::First)])
+        chain(self.family, ChainTableKind::Nat, &name("NAT"), &rules, &[("POSTROUTING", Place::First)])
     }
 
     /// The chains that accept traffic of the overlay before Docker's rules drop it.
@@ -38,22 +38,30 @@ impl FamilyRules {
             // Docker 28 drops packets to a container that do not arrive by its bridge, and does so before connection
             // tracking: replies too.
             let first: Vec<CommonRule> = ways.iter().map(|[incoming, _]| *incoming).collect();
-            chains.extend([self.chain(ChainTableKind::Raw, &name("RAW"), &first, &[("PREROUTING", Place::First)])]);
+            chains.extend([chain(
+                self.family,
+                ChainTableKind::Raw,
+                &name("RAW"),
+                &first,
+                &[("PREROUTING", Place::First)],
+            )]);
             // Before Docker's drops: in FORWARD, and in DOCKER-USER, the chain that Docker leaves to others, because
             // dockerd inserts its own rules in front of ours when it starts.
             let callers = [("FORWARD", Place::First), ("DOCKER-USER", Place::First)];
-            chains.extend([self.chain(ChainTableKind::Filter, &name("FORWARD"), &ways.concat(), &callers)]);
+            chains.extend([chain(self.family, ChainTableKind::Filter, &name("FORWARD"), &ways.concat(), &callers)]);
         }
         let callers = [("FORWARD", Place::Anywhere)];
-        chains.extend([self.chain(ChainTableKind::Filter, &name("POLICY"), &self.forwarded(), &callers)]);
+        chains.extend([chain(self.family, ChainTableKind::Filter, &name("POLICY"), &self.forwarded(), &callers)]);
         chains
     }
 
     /// Accepts what comes to containers here from that range by a link, and what they send there.
     fn forwarded_by(&self, link: LinkName, range: AddressRange) -> [CommonRule; 2] {
         let (all, own) = (RangeMatch::inside(range), RangeMatch::inside(self.own));
-        let incoming = Conditions { source: all, destination: own, incoming: Some(link), ..Conditions::default() };
-        let outgoing = Conditions { source: own, destination: all, outgoing: Some(link), ..Conditions::default() };
+        let incoming =
+            Conditions { source: all, destination: own, incoming: Some(link.into()), ..Conditions::default() };
+        let outgoing =
+            Conditions { source: own, destination: all, outgoing: Some(link.into()), ..Conditions::default() };
         [accept("from the overlay", incoming), accept("to the overlay", outgoing)]
     }
 
@@ -70,33 +78,47 @@ impl FamilyRules {
             accept("to the network", to),
         ]
     }
+}
 
-    /// A chain that is called from `callers`, each at its place.
-    fn chain(
-        &self,
-        kind: ChainTableKind,
-        name: &str,
-        rules: &[CommonRule],
-        callers: &[(&str, Place)],
-    ) -> (ChainName, DesiredChain) {
-        let call = |place| Call { place, rule: format!("-j {name}") };
-        let chain = DesiredChain {
-            rules: rules.iter().map(render::iptables::rule).collect(),
-            internal_bridges: match kind {
-                // What this chain accepts would never reach the rules by which Docker isolates internal bridges.
-                ChainTableKind::Filter => InternalBridges::Return,
-                ChainTableKind::Raw | ChainTableKind::Nat => InternalBridges::Ignore,
-            },
-            creation: match kind {
-                // Every packet passes a table that has rules, twice per host.
-                ChainTableKind::Raw => Creation::WhenTableIsUsed,
-                ChainTableKind::Filter | ChainTableKind::Nat => Creation::Always,
-            },
-            calls: callers.iter().map(|(caller, place)| ((*caller).to_owned(), call(*place))).collect(),
-        };
-        let table = ChainTable { family: self.family, kind };
-        (ChainName { table, name: name.to_owned() }, chain)
-    }
+/// How the names of the bridges of networks over several hosts begin.
+const BRIDGES: &str = "wb.";
+
+/// The chain that lets packets of networks over several hosts through, as all of the flat network's behind all rules of others: overrides a policy
+/// that drops. Which of them may lead where is decided before, in our own table. Frames that a bridge forwards come here too where br_netfilter is
+/// loaded.
+pub(super) fn of_segments(family: Family, network: &NetworkName) -> (ChainName, DesiredChain) {
+    let from = Conditions { incoming: Some(LinkMatch::Like(BRIDGES)), ..Conditions::default() };
+    let to = Conditions { outgoing: Some(LinkMatch::Like(BRIDGES)), ..Conditions::default() };
+    let rules = [accept("out of a network", from), accept("into a network", to)];
+    let name = names::chain_of(network, "SEGMENTS");
+    chain(family, ChainTableKind::Filter, &name, &rules, &[("FORWARD", Place::Anywhere)])
+}
+
+/// A chain that is called from `callers`, each at its place.
+fn chain(
+    family: Family,
+    kind: ChainTableKind,
+    name: &str,
+    rules: &[CommonRule],
+    callers: &[(&str, Place)],
+) -> (ChainName, DesiredChain) {
+    let call = |place| Call { place, rule: format!("-j {name}") };
+    let chain = DesiredChain {
+        rules: rules.iter().map(render::iptables::rule).collect(),
+        internal_bridges: match kind {
+            // What this chain accepts would never reach the rules by which Docker isolates internal bridges.
+            ChainTableKind::Filter => InternalBridges::Return,
+            ChainTableKind::Raw | ChainTableKind::Nat => InternalBridges::Ignore,
+        },
+        creation: match kind {
+            // Every packet passes a table that has rules, twice per host.
+            ChainTableKind::Raw => Creation::WhenTableIsUsed,
+            ChainTableKind::Filter | ChainTableKind::Nat => Creation::Always,
+        },
+        calls: callers.iter().map(|(caller, place)| ((*caller).to_owned(), call(*place))).collect(),
+    };
+    let table = ChainTable { family, kind };
+    (ChainName { table, name: name.to_owned() }, chain)
 }
 
 const fn accept(purpose: &'static str, conditions: Conditions) -> CommonRule {

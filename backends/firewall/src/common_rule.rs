@@ -3,11 +3,13 @@
 //! A condition or verdict that only one of the two knows has no place here, so each rendering
 //! ([`super::render`]) is complete.
 
+use std::fmt;
+
 use wire_net::{Family, LinkName};
 
 use super::{
     address_range::AddressRange,
-    rule::{Action, Addresses, Links, Match, Rule, SourcePort},
+    rule::{Action, Addresses, Is, Links, Match, Rule, SourcePort},
 };
 
 /// A rule of either packet filter: packets that meet all conditions get the verdict.
@@ -27,8 +29,16 @@ pub(super) struct Conditions {
     pub(super) mark: Option<u32>,
     pub(super) source: Option<RangeMatch>,
     pub(super) destination: Option<RangeMatch>,
-    pub(super) incoming: Option<LinkName>,
-    pub(super) outgoing: Option<LinkName>,
+    pub(super) incoming: Option<LinkMatch>,
+    pub(super) outgoing: Option<LinkMatch>,
+}
+
+/// A condition on a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LinkMatch {
+    Is(LinkName),
+    /// Its name begins so.
+    Like(&'static str),
 }
 
 /// A condition on an address.
@@ -66,6 +76,22 @@ impl RangeMatch {
     }
 }
 
+impl From<LinkName> for LinkMatch {
+    fn from(link: LinkName) -> Self {
+        Self::Is(link)
+    }
+}
+
+/// As iptables has it.
+impl fmt::Display for LinkMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Is(link) => link.fmt(f),
+            Self::Like(start) => write!(f, "{start}+"),
+        }
+    }
+}
+
 impl From<RangeMatch> for Addresses {
     fn from(addresses: RangeMatch) -> Self {
         match addresses {
@@ -81,8 +107,15 @@ impl From<CommonRule> for Rule {
         let source = source.map(|source| Match::Source(source.range().family(), source.into()));
         let destination =
             destination.map(|destination| Match::Destination(destination.range().family(), destination.into()));
-        let incoming = incoming.map(|link| Match::From(Links::Is(link)));
-        let matches = [mark.map(Match::Mark), source, destination, incoming, outgoing.map(Match::To)];
+        let incoming = incoming.map(|link| match link {
+            LinkMatch::Is(link) => Match::From(Links::Is(link)),
+            LinkMatch::Like(start) => Match::FromLike(start),
+        });
+        let outgoing = outgoing.map(|link| match link {
+            LinkMatch::Is(link) => Match::To(link),
+            LinkMatch::Like(start) => Match::ToLike(Is::So, start),
+        });
+        let matches = [mark.map(Match::Mark), source, destination, incoming, outgoing];
         let action = match rule.verdict {
             Verdict::Accept => Action::Accept,
             Verdict::Return => Action::Return,

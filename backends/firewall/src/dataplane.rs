@@ -15,7 +15,10 @@ use wire_state::{
 };
 
 use self::foreign::TrackingRead;
-pub use self::{counted::Counted, foreign::ForeignRules};
+pub use self::{
+    counted::{Counted, SegmentsCounted},
+    foreign::ForeignRules,
+};
 use super::{
     iptables, netfilter,
     netfilter::{Expressions, Netfilter, TablePlace},

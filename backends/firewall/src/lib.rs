@@ -33,6 +33,7 @@ mod policy;
 mod program;
 mod render;
 mod rule;
+mod segment_filter;
 mod segments;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -40,13 +41,13 @@ mod support;
 mod tracking;
 
 pub use bridges::{BridgeTable, ContainerPort};
-pub use dataplane::{Counted, FirewallDataplane, ForeignRules};
+pub use dataplane::{Counted, FirewallDataplane, ForeignRules, SegmentsCounted};
 pub use facts::{DockerRules, HostFacts, TrackingReason};
 pub use from_peers::FirewallFromPeers;
 pub use monitor::FirewallMonitor;
 pub use overlay_device::{Carrier, OverlayDevice};
 pub use policy::{ACCEPT_MARK, FirewallPolicy, Masquerade, Peer, Senders};
-pub use segments::{SegmentMember, SegmentRules, segments_table};
+pub use segment_filter::{SegmentFilter, SegmentMember, SegmentShare};
 pub use support::{Learned, Nftables, Support, SupportProbe};
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl FamilyRules {
 
     /// Packets of containers here that leave by this link.
     fn out_by(&self, link: LinkName) -> Conditions {
-        Conditions { source: RangeMatch::inside(self.own), outgoing: Some(link), ..Conditions::default() }
+        Conditions { source: RangeMatch::inside(self.own), outgoing: Some(link.into()), ..Conditions::default() }
     }
 
     const fn keep_source(&self, conditions: Conditions) -> CommonRule {

@@ -175,7 +175,7 @@ impl Netfilter {
     }
 
     /// The named counters of a table of ours, in packets.
-    fn named_counters(&mut self, place: &TablePlace) -> Result<BTreeMap<String, u64>, DataplaneError> {
+    pub(crate) fn named_counters(&mut self, place: &TablePlace) -> Result<BTreeMap<String, u64>, DataplaneError> {
         let request = || place.body(NFTA_OBJ_TABLE).with(NFTA_OBJ_TYPE, &COUNTER.to_be_bytes());
         let found = self.dump("counters", GET_OBJECT, &request, |body| {
             place.has(body)?;

@@ -323,7 +323,7 @@ struct Judged {
 }
 
 /// The set of links with containers.
-fn bridges(facts: &HostFacts) -> Set {
+pub(super) fn bridges(facts: &HostFacts) -> Set {
     let elements = facts.bridges.iter().filter(|link| is_plain(link)).map(|link| Element::Link(*link)).collect();
     Set { kind: SetKind::Links, elements }
 }

@@ -79,6 +79,8 @@ pub(super) enum Match {
     Routers,
     /// It advertises an address that is, with its port and MAC, in this set, or not (RFC 4861 §4.4).
     Advertised(Is, &'static str),
+    /// Its connection goes to a port that was published: the destination was translated.
+    Published,
     /// Its source was translated, and was not this address before.
     SourceWasNot(Family, IpAddr),
 }

@@ -1,14 +1,16 @@
-//! The rules of networks over several hosts in our `inet` table: which hosts may send to them, and where their packets go. Pure.
+//! The rules of networks over several hosts in our `inet` table: which hosts may send to them, and where their packets go. Pure. What is in the sets is
+//! in [`super::segment_filter`].
 //!
 //! All networks have the same few rules; what differs is in sets. So a packet costs the same with one network and with hundreds.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::OrdSet;
-use wire_net::{Family, LinkName, Prefix, Vni};
-use wire_state::{Attachment, DesiredTable, Element, Hook, Set, SetKind};
+use wire_net::Family;
+use wire_state::{Attachment, DesiredTable, Hook, Set, SetKind};
 
 use super::{
+    family_rules::BRIDGES as CONTAINERS,
     policy::add_chain,
     rule::{Action, Is, Links, Match, Rule, SourcePort},
 };
@@ -24,77 +26,85 @@ pub(super) const VNIS: &str = "segment-vnis";
 /// Offset of the inner EtherType from the UDP header, in bytes (RFC 7348 §5).
 const UDP_VXLAN_AND_MACS: usize = 8 + 8 + 12;
 /// The bridges, each with itself.
-const WITHIN: &str = "segment-bridges";
+pub(super) const WITHIN: &str = "segment-bridges";
 /// The bridges of networks from which nothing leads out.
-const INTERNAL: &str = "segment-internal";
+pub(super) const INTERNAL: &str = "segment-internal";
 /// Encapsulated packets from hosts that are no members.
-const NO_MEMBERS: &str = "segment-strangers";
+pub(super) const NO_MEMBERS: &str = "segment-strangers";
 /// Encapsulated packets from members with sources that are not theirs.
-const FORGED: &str = "segment-forged";
+pub(super) const FORGED: &str = "segment-forged";
 /// Packets from one network to another, or out of an internal one.
-const CROSSING: &str = "segment-crossing";
+pub(super) const CROSSING: &str = "segment-crossing";
 
-/// A network over several hosts, as the packet filter sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentRules {
-    /// Its bridge.
-    pub bridge: LinkName,
-    /// Its VXLAN network identifier.
-    pub vni: Vni,
-    /// Whether nothing leads out of it.
-    pub internal: bool,
+/// All that the rules depend on: little, and the same for nearly all networks of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Foundation {
+    /// The UDP ports of encapsulated packets.
+    pub(super) ports: BTreeSet<u16>,
+    /// The sources of this host's own.
+    pub(super) local: BTreeSet<IpAddr>,
+    /// Whether nftables can compare inner sources.
+    pub(super) checks_sources: bool,
 }
 
-/// Another host of a network, as the packet filter sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentMember {
-    /// The network.
-    pub vni: Vni,
-    /// The source of its encapsulated packets.
-    pub public: IpAddr,
-    /// Its blocks and single addresses.
-    pub sources: Vec<Prefix>,
-}
-
-/// Our table with the rules of these networks, to be merged with the rules of others. `port` is the UDP port of encapsulated packets.
-#[must_use]
-pub fn segments_table(port: u16, segments: &[SegmentRules], members: &[SegmentMember]) -> DesiredTable {
-    let mut table = DesiredTable::default();
-    if segments.is_empty() {
-        return table;
-    }
-    // Beside the chain that judges the packets of the other networks at -310, and also before connection tracking (-200).
-    add_chain(&mut table, "segments-in", Attachment::filter(Hook::Prerouting, -309), &incoming(port));
-    add_chain(&mut table, "segments-through", Attachment::filter(Hook::Forward, -10), &crossing());
-    add_chain(&mut table, "segments-out", Attachment::nat(Hook::Postrouting, 98), &leaving());
-    table.counters = [NO_MEMBERS, FORGED, CROSSING].map(str::to_owned).into();
-    let mut set = |name: &str, kind, elements: OrdSet<Element>| {
-        table.sets.insert(name.to_owned(), Set { kind, elements });
-    };
-    set(VNIS, SetKind::Vnis, segments.iter().map(|segment| Element::Vni(segment.vni)).collect());
-    set(WITHIN, SetKind::Within, segments.iter().map(|segment| Element::Within(segment.bridge)).collect());
-    let internal = segments.iter().filter(|segment| segment.internal);
-    set(INTERNAL, SetKind::Links, internal.map(|segment| Element::Link(segment.bridge)).collect());
-    for family in Family::ALL {
-        let of_family = members.iter().filter(|member| Family::of(member.public) == family);
-        let elements = of_family.map(|member| Element::Vtep(member.public, member.vni)).collect();
-        set(vteps(family), SetKind::Vteps(family), elements);
-        for inner in Family::ALL {
-            set(&behind(family, inner), SetKind::Behind(family, inner), sources(members, family, inner));
+impl Foundation {
+    /// Our table with the rules of networks, and with sets that are empty, to be merged with the rules of others. `containers` is the set of links
+    /// with containers of flat networks.
+    pub(super) fn table(&self, containers: Set) -> DesiredTable {
+        let mut table = DesiredTable::default();
+        // Beside the chain that judges the packets of the other networks at -310, and also before connection tracking (-200).
+        add_chain(&mut table, "segments-in", Attachment::filter(Hook::Prerouting, -309), &self.incoming());
+        add_chain(&mut table, "segments-through", Attachment::filter(Hook::Forward, -10), &crossing());
+        add_chain(&mut table, "segments-out", Attachment::nat(Hook::Postrouting, 98), &leaving());
+        // After all that changes sources (100, `srcnat`).
+        add_chain(&mut table, "segments-sent", Attachment::filter(Hook::Postrouting, 300), &self.translated());
+        table.counters = [NO_MEMBERS, FORGED, CROSSING].map(str::to_owned).into();
+        let mut set = |name: &str, kind| {
+            table.sets.insert(name.to_owned(), Set { kind, elements: OrdSet::new() });
+        };
+        set(VNIS, SetKind::Vnis);
+        set(WITHIN, SetKind::Within);
+        set(INTERNAL, SetKind::Links);
+        for family in Family::ALL {
+            set(vteps(family), SetKind::Vteps(family));
+            for inner in Family::ALL.into_iter().filter(|_| self.checks_sources) {
+                set(&behind(family, inner), SetKind::Behind(family, inner));
+            }
         }
+        table.sets.insert(CONTAINERS.to_owned(), containers);
+        table
     }
-    table
-}
 
-/// Encapsulated packets of a network come from its members alone.
-fn incoming(port: u16) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Family::ALL.into_iter().flat_map(|family| forged(port, family)).collect();
-    rules.extend(Family::ALL.map(|family| {
-        Rule::new("members", [Match::VxlanTo(port), Match::Vtep(family, vteps(family))], [Action::Accept])
-    }));
-    let others = [Match::VxlanTo(port), Match::VniIn(VNIS)];
-    rules.push(Rule::new("no members", others, [Action::CountIn(NO_MEMBERS), Action::Drop]));
-    rules
+    /// Encapsulated packets of a network come from its members alone.
+    fn incoming(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for port in self.ports.iter().copied() {
+            if self.checks_sources {
+                rules.extend(Family::ALL.into_iter().flat_map(|family| forged(port, family)));
+            }
+            rules.extend(Family::ALL.map(|family| {
+                // A container that forges the address of a member is none.
+                let not_of_containers = Match::From(Links::NotIn(CONTAINERS));
+                let matches = [Match::VxlanTo(port), not_of_containers, Match::Vtep(family, vteps(family))];
+                Rule::new("members", matches, [Action::Accept])
+            }));
+            let elsewhere = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::OnlyPassing];
+            rules.push(Rule::new("only passing", elsewhere, [Action::Accept]));
+            let others = [Match::VxlanTo(port), Match::VniIn(VNIS)];
+            rules.push(Rule::new("no members", others, [Action::CountIn(NO_MEMBERS), Action::Drop]));
+        }
+        rules
+    }
+
+    /// Encapsulated packets that others send with this host's address: to other members they would look like ours.
+    fn translated(&self) -> Vec<Rule> {
+        let all = self.ports.iter().flat_map(|port| self.local.iter().map(move |local| (*port, *local)));
+        let rule = |(port, local): (u16, IpAddr)| {
+            let matches = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::SourceWasNot(Family::of(local), local)];
+            Rule::new("masqueraded", matches, [Action::CountIn(NO_MEMBERS), Action::Drop])
+        };
+        all.map(rule).collect()
+    }
 }
 
 /// Members have sources of their own inside: by IP, and by ARP. Hosts that are no members are judged as such.
@@ -102,7 +112,7 @@ fn forged(port: u16, outer: Family) -> [Rule; 3] {
     let rule = |purpose, ether_type, offset, inner| {
         let not_behind = Match::NotBehind(outer, offset, inner, behind(outer, inner));
         let ether_type = Match::EtherType(UDP_VXLAN_AND_MACS, ether_type);
-        let matches = [Match::VxlanTo(port), Match::Vtep(outer, vteps(outer)), ether_type, not_behind];
+        let matches = [Match::VxlanTo(port), ether_type, Match::Vtep(outer, vteps(outer)), not_behind];
         Rule::new(purpose, matches, [Action::CountIn(FORGED), Action::Drop])
     };
     // Offsets of the sources from the UDP header, in bits: 8 + 8 + 14 bytes, and then 12, 14 (RFC 826) and 8.
@@ -113,37 +123,22 @@ fn forged(port: u16, outer: Family) -> [Rule; 3] {
     ]
 }
 
-/// The inner sources of members: also those of a host that looks whether an address is free, and of one on its own link.
-fn sources(members: &[SegmentMember], outer: Family, inner: Family) -> OrdSet<Element> {
-    let any = match inner {
-        Family::V4 => vec![Prefix::host(Ipv4Addr::UNSPECIFIED.into())],
-        Family::V6 => vec![Prefix::host(Ipv6Addr::UNSPECIFIED.into()), link_local()],
-    };
-    let mut elements = OrdSet::new();
-    for SegmentMember { public, sources, .. } in members.iter().filter(|member| Family::of(member.public) == outer) {
-        let own = sources.iter().filter(|source| source.family() == inner);
-        // The kernel takes no ranges that overlap.
-        let covered = |source: &Prefix| sources.iter().any(|other| other != source && other.covers(*source));
-        let own = own.filter(|source| !covered(source));
-        elements.extend(own.chain(&any).map(|source| Element::Lease(*public, *source)));
-    }
-    elements
-}
-
-/// RFC 4291 §2.5.6.
-fn link_local() -> Prefix {
-    Prefix::from_bits(Family::V6, 0xfe80 << 112, 64).expect("a length of IPv6")
-}
-
-/// Nothing leads from one network to another, or out of an internal one. What stays within one passes, where bridged packets come here at
-/// all (br_netfilter).
-fn crossing() -> [Rule; 4] {
+/// Nothing leads from one network to another, the flat ones among them, or out of an internal one. What stays within one passes, where bridged
+/// packets come here at all (br_netfilter); and so does what goes to a port that a container has published on this host, but for internal ones.
+fn crossing() -> Vec<Rule> {
     let dropped = || [Action::CountIn(CROSSING), Action::Drop];
-    [
+    let (from, to) = (|| Match::FromLike(BRIDGES), || Match::ToLike(Is::So, BRIDGES));
+    let between = |purpose, matches: [Match; 2]| Rule::new(purpose, matches, dropped());
+    vec![
         Rule::new("within a network", [Match::Between(WITHIN)], [Action::Accept]),
-        Rule::new("between networks", [Match::FromLike(BRIDGES), Match::ToLike(Is::So, BRIDGES)], dropped()),
+        between("between networks", [from(), to()]),
         Rule::new("out of an internal network", [Match::From(Links::In(INTERNAL))], dropped()),
         Rule::new("into an internal network", [Match::ToIn(INTERNAL)], dropped()),
+        Rule::new("published", [Match::Published], [Action::Accept]),
+        between("to a flat network", [from(), Match::ToIn(CONTAINERS)]),
+        between("from a flat network", [Match::From(Links::In(CONTAINERS)), to()]),
+        between("to a flat network elsewhere", [from(), Match::ToAnyOverlay]),
+        between("from a flat network elsewhere", [Match::FromAnyOverlay, to()]),
     ]
 }
 
@@ -153,7 +148,7 @@ fn leaving() -> [Rule; 1] {
     [Rule::new("masquerade", out, [Action::Masquerade(SourcePort::Random)])]
 }
 
-fn behind(outer: Family, inner: Family) -> String {
+pub(super) fn behind(outer: Family, inner: Family) -> String {
     let name = |family| match family {
         Family::V4 => "v4",
         Family::V6 => "v6",
@@ -161,7 +156,7 @@ fn behind(outer: Family, inner: Family) -> String {
     format!("{BEHIND}{}-{}", name(outer), name(inner))
 }
 
-const fn vteps(family: Family) -> &'static str {
+pub(super) const fn vteps(family: Family) -> &'static str {
     match family {
         Family::V4 => "vteps-v4",
         Family::V6 => "vteps-v6",

@@ -9,6 +9,7 @@ use std::{
 use wire_net::Family;
 use wire_state::{
     Attempt, DataplaneError, DesiredTable, Driver, ErrorKind, Firewall, FirewallOp, ObservedFirewall, OpError, SetKind,
+    TableFamily,
     sim::{FaultRates, Sim},
 };
 
@@ -206,12 +207,16 @@ impl SimFirewall {
     }
 
     fn refusal(&self, table: &DesiredTable) -> Option<OpError> {
-        let Support { nftables, flowtables } = self.filter.facts().support;
-        let is_source_check = |kind: SetKind| matches!(kind, SetKind::Leases(_) | SetKind::Subnets(..));
+        let Support { nftables, flowtables, bridges } = self.filter.facts().support;
+        let is_source_check =
+            |kind: SetKind| matches!(kind, SetKind::Leases(_) | SetKind::Subnets(..) | SetKind::Behind(..));
         let checks_sources = || table.sets.values().any(|set| is_source_check(set.kind));
         let refused =
             |kind: ErrorKind| OpError::program(kind, "refused by nft".to_owned(), io::ErrorKind::Other.into());
         match nftables {
+            Nftables::Simple | Nftables::Whole if !bridges && table.name.family == TableFamily::Bridge => {
+                Some(refused(ErrorKind::Program))
+            }
             Nftables::Absent => Some(refused(ErrorKind::NoProgram)),
             Nftables::Simple if checks_sources() => Some(refused(ErrorKind::Program)),
             Nftables::Simple | Nftables::Whole => {

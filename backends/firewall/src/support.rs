@@ -19,6 +19,8 @@ pub struct Support {
     pub nftables: Nftables,
     /// The kernel has flowtables.
     pub flowtables: bool,
+    /// The kernel has tables for bridges.
+    pub bridges: bool,
 }
 
 /// The part of our table that nftables can hold, from less to more.
@@ -39,6 +41,7 @@ pub struct SupportProbe {
     /// The last refusal of more than `nftables`.
     refused: Option<Refusal>,
     flowtable_refused: Option<Refusal>,
+    bridges_refused: Option<Refusal>,
 }
 
 #[derive(Debug)]
@@ -60,7 +63,7 @@ pub enum Learned {
 impl Default for Support {
     /// Everything is asked for until it is refused.
     fn default() -> Self {
-        Self { nftables: Nftables::Whole, flowtables: true }
+        Self { nftables: Nftables::Whole, flowtables: true, bridges: true }
     }
 }
 
@@ -75,7 +78,7 @@ impl Nftables {
 
 impl Default for SupportProbe {
     fn default() -> Self {
-        Self { nftables: Nftables::Whole, refused: None, flowtable_refused: None }
+        Self { nftables: Nftables::Whole, refused: None, flowtable_refused: None, bridges_refused: None }
     }
 }
 
@@ -84,11 +87,46 @@ impl SupportProbe {
     #[must_use]
     pub fn support(&self, now: Instant) -> Support {
         let nftables = if is_recent(self.refused.as_ref(), now) { self.nftables } else { Nftables::Whole };
-        Support { nftables, flowtables: !is_recent(self.flowtable_refused.as_ref(), now) }
+        Support {
+            nftables,
+            flowtables: !is_recent(self.flowtable_refused.as_ref(), now),
+            bridges: !is_recent(self.bridges_refused.as_ref(), now),
+        }
     }
 
     /// Takes the outcome of a round that has asked for `asked` by `desired`.
     pub fn learn(
+        &mut self,
+        asked: Support,
+        desired: &DesiredFirewall,
+        report: &Report<Firewall>,
+        now: Instant,
+    ) -> Learned {
+        let of_bridges = self.learn_bridges(desired, report, now);
+        match self.learn_packets(asked, desired, report, now) {
+            Learned::Less => Learned::Less,
+            Learned::Nothing => of_bridges,
+        }
+    }
+
+    fn learn_bridges(&mut self, desired: &DesiredFirewall, report: &Report<Firewall>, now: Instant) -> Learned {
+        let Some(table) = &desired.bridge else { return Learned::Nothing };
+        match Outcome::of(report, &table.name) {
+            // Without nft, the other table is refused too.
+            Outcome::Refused(error) if error.kind == ErrorKind::NoProgram => Learned::Nothing,
+            Outcome::Refused(error) => {
+                self.bridges_refused = Some(Refusal { at: now, error: error.again() });
+                Learned::Less
+            }
+            Outcome::InPlace => {
+                self.bridges_refused = None;
+                Learned::Nothing
+            }
+            Outcome::Unknown => Learned::Nothing,
+        }
+    }
+
+    fn learn_packets(
         &mut self,
         asked: Support,
         desired: &DesiredFirewall,
@@ -127,6 +165,12 @@ impl SupportProbe {
     #[must_use]
     pub fn nftables_error(&self) -> Option<&OpError> {
         self.refused.as_ref().map(|refusal| &refusal.error)
+    }
+
+    /// The reason why the kernel holds no table of ours for bridges.
+    #[must_use]
+    pub fn bridges_error(&self) -> Option<&OpError> {
+        self.bridges_refused.as_ref().map(|refusal| &refusal.error)
     }
 
     /// The reason why the kernel holds no flowtable of ours.
@@ -170,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    const WHOLE: Support = Support { nftables: Nftables::Whole, flowtables: true };
+    const WHOLE: Support = Support { nftables: Nftables::Whole, flowtables: true, bridges: true };
 
     fn desired(has_flowtable: bool) -> DesiredFirewall {
         let flowtables = has_flowtable.then(|| ("overlay".to_owned(), Flowtable::default())).into_iter().collect();
@@ -205,10 +249,10 @@ mod tests {
         let (mut probe, now) = (SupportProbe::default(), Instant::now());
         let rounds = settle(&mut probe, now, |asked| match asked {
             Support { nftables: Nftables::Whole, .. } | Support { flowtables: true, .. } => Err(ErrorKind::Program),
-            Support { nftables: Nftables::Simple | Nftables::Absent, flowtables: false } => Ok(()),
+            Support { nftables: Nftables::Simple | Nftables::Absent, flowtables: false, .. } => Ok(()),
         });
         assert_eq!(rounds, 3);
-        assert_eq!(probe.support(now), Support { nftables: Nftables::Simple, flowtables: false });
+        assert_eq!(probe.support(now), Support { nftables: Nftables::Simple, flowtables: false, ..WHOLE });
         assert!(probe.nftables_error().is_some() && probe.flowtable_error().is_some());
     }
 
@@ -216,7 +260,7 @@ mod tests {
     fn without_nft_nothing_is_asked_of_it_and_the_flowtable_is_not_to_blame() {
         let (mut probe, now) = (SupportProbe::default(), Instant::now());
         assert_eq!(settle(&mut probe, now, |_| Err(ErrorKind::NoProgram)), 3);
-        assert_eq!(probe.support(now), Support { nftables: Nftables::Absent, flowtables: true });
+        assert_eq!(probe.support(now), Support { nftables: Nftables::Absent, ..WHOLE });
         assert!(probe.flowtable_error().is_none());
     }
 
@@ -230,6 +274,24 @@ mod tests {
         assert!(probe.flowtable_error().is_some());
         assert_eq!(settle(&mut probe, at(61), |_| Ok(())), 1);
         assert!(probe.flowtable_error().is_none());
+    }
+
+    #[test]
+    fn a_kernel_without_tables_for_bridges_is_asked_for_all_else_and_for_them_again_after_a_minute() {
+        let (mut probe, now) = (SupportProbe::default(), Instant::now());
+        let name = OurTable { family: wire_state::TableFamily::Bridge, ..OurTable::default() };
+        let bridge = DesiredTable { name, ..DesiredTable::default() };
+        let wanted = DesiredFirewall { bridge: Some(bridge.clone()), ..desired(true) };
+        let error = OpError::program(ErrorKind::Program, "a test".to_owned(), std::io::ErrorKind::Other.into());
+        let failure = Failure::Op { op: FirewallOp::PutTable(bridge), error, more: 0 };
+        let report = Report { failures: vec![failure], ..Report::default() };
+        assert_eq!(probe.learn(WHOLE, &wanted, &report, now), Learned::Less);
+        assert_eq!(probe.support(now), Support { bridges: false, ..WHOLE });
+        assert!(probe.bridges_error().is_some() && probe.nftables_error().is_none());
+        let later = now + RETRY_PAUSE + Duration::from_secs(1);
+        assert_eq!(probe.support(later), WHOLE);
+        assert_eq!(probe.learn(WHOLE, &wanted, &Report::default(), later), Learned::Nothing);
+        assert!(probe.bridges_error().is_none());
     }
 
     #[test]

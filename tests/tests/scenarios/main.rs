@@ -48,6 +48,7 @@ mod let_in;
 mod listeners;
 mod membership;
 mod named;
+mod named_isolation;
 mod network_command;
 mod networks;
 mod offline;

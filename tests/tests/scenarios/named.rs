@@ -8,7 +8,7 @@ use wire_tests::{Etcd, Family, LabError, Result, Stored, check, eventually, lab}
 use crate::cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster};
 
 /// Carries out `wire-agent network …` with the flags of the agent, and gives what it printed.
-fn network(node: &Node, words: &str) -> Result<String> {
+pub(crate) fn network(node: &Node, words: &str) -> Result<String> {
     let output = node.agent.run_with_its_flags(&format!("network {words}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     check(output.status.success(), || format!("network {words}: {output:?}\n{}", node.agent.log()))?;
@@ -16,14 +16,19 @@ fn network(node: &Node, words: &str) -> Result<String> {
 }
 
 /// The same with `--json`.
-fn asked(node: &Node, words: &str) -> Result<Value> {
+pub(crate) fn asked(node: &Node, words: &str) -> Result<Value> {
     let text = network(node, &format!("{words} --json"))?;
     serde_json::from_str(&text).map_err(|error| LabError::Wrong(format!("network {words}: {error}: {text}")))
 }
 
 /// Lets a host take part in `app`, and gives its own addresses there.
 fn expose(node: &Node) -> Result<Vec<IpAddr>> {
-    let part = asked(node, "expose app")?;
+    expose_on(node, "app")
+}
+
+/// The same for another network.
+pub(crate) fn expose_on(node: &Node, name: &str) -> Result<Vec<IpAddr>> {
+    let part = asked(node, &format!("expose {name}"))?;
     check(part["state"] == "joined" && part["reason"] == "", || format!("{part}\n{}", node.agent.log()))?;
     let own = ["own", "own_v6"].iter().filter_map(|name| part[*name].as_str()?.parse().ok());
     Ok(own.collect())
@@ -48,7 +53,7 @@ fn keys(etcd: &Etcd) -> Result<Vec<Stored>> {
     Ok(all.into_iter().filter(|stored| of_networks.iter().any(|folder| stored.key().contains(folder))).collect())
 }
 
-fn silent(nodes: &[&Node]) -> Result {
+pub(crate) fn silent(nodes: &[&Node]) -> Result {
     for node in nodes {
         for word in ["verify", "plan"] {
             let said = node.agent.compare(&[word])?;
@@ -59,7 +64,7 @@ fn silent(nodes: &[&Node]) -> Result {
 }
 
 /// All pairs reach each other. The last ones to join are in all kernels a moment later.
-fn all_reach(nodes: &[&Node], own: &[Vec<IpAddr>]) -> Result {
+pub(crate) fn all_reach(nodes: &[&Node], own: &[Vec<IpAddr>]) -> Result {
     for (from, node) in nodes.iter().enumerate() {
         for (to, addresses) in own.iter().enumerate().filter(|(to, _)| *to != from) {
             for address in addresses {

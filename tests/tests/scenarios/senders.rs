@@ -40,7 +40,7 @@ fn forge_from(stranger: &Host, local: IpAddr, victim: &Node, source: IpAddr) -> 
 }
 
 /// How many echo requests a host's kernel has taken.
-fn echoes(host: &Host, family: Family) -> Result<u64> {
+pub(crate) fn echoes(host: &Host, family: Family) -> Result<u64> {
     let wrong = |text: &str| LabError::Wrong(format!("no echo requests in {text}"));
     let number = match family {
         Family::V4 => {

@@ -80,9 +80,10 @@ fn share(peers: &[(u8, u8)]) -> FirewallShare {
     }
 }
 
-fn among(peers: &[(u8, u8)], share: &FirewallShare) -> Shares<FirewallShare> {
+fn among(peers: &[(u8, u8)], share: &FirewallShare) -> Filtered {
     let leases = self::share(peers).leases;
-    [(NetworkName::default(), FirewallShare { leases, ..share.clone() })].into()
+    let flat = [(NetworkName::default(), FirewallShare { leases, ..share.clone() })].into();
+    Filtered { flat, ..Filtered::default() }
 }
 
 /// A loop that has put the rules for the leases 2 and 3, which are of one host.
@@ -150,7 +151,7 @@ fn other_changes_than_leases_need_a_look() {
     reconciler.invalidate();
     assert!(follow(&mut reconciler, &mut rules, &among(&peers, &share)).is_none(), "the filter must be read");
     let mut two = among(&peers, &share);
-    two.insert("blue".parse().unwrap(), share.clone());
+    two.flat.insert("blue".parse().unwrap(), share.clone());
     let (mut reconciler, mut rules) = settled(&share);
     assert!(follow(&mut reconciler, &mut rules, &two).is_none(), "another network");
 }

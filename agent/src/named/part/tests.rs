@@ -96,3 +96,32 @@ async fn who_leaves_wants_nothing_on_its_devices_and_joins_anew_when_asked() {
     part.forget();
     assert!(part.entry.is_exposed && part.entry.held.is_none() && part.leaving(&outer()).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_packet_filter_has_the_members_and_ports_and_nobody_while_members_are_not_known() {
+    let mut part = joined();
+    let closed = part.closed(outer()).unwrap();
+    assert!(closed.members.is_empty() && closed.net.neighbours.is_empty() && closed.net.links.len() == 2);
+    let told = |part: &mut Part, hosts: &[u8]| {
+        part.admit(&admitted(&records(hosts)), Instant::now());
+        part.share(outer());
+        let members = part.filter().unwrap().members;
+        let text = |member: &Arc<wire_firewall::SegmentMember>| {
+            let sources: Vec<String> = member.sources.iter().map(ToString::to_string).collect();
+            format!("{} {}", member.public, sources.join(" "))
+        };
+        members.values().map(text).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(told(&mut part, &[1, 2, 3]), "192.0.2.2 10.128.1.64/27, 192.0.2.3 10.128.1.96/27");
+    assert_eq!(told(&mut part, &[1, 3]), "192.0.2.3 10.128.1.96/27");
+    let port = ContainerPort {
+        link: "wp01234567".parse().unwrap(),
+        mac: "02:57:0a:80:01:21".parse().unwrap(),
+        addresses: vec![[10, 128, 1, 33].into()],
+    };
+    part.set_ports(vec![port.clone()]);
+    assert!(part.share(outer()).is_some());
+    assert_eq!(part.filter().unwrap().ports, [port.clone()]);
+    part.set_ports(vec![port]);
+    assert!(part.share(outer()).is_none(), "they are the same");
+}

@@ -1,6 +1,6 @@
 //! What the task does when it looks.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -9,6 +9,7 @@ use wire_net::{MemberKey, NetworkName, chain};
 
 use super::{Folders, NamedTask};
 use crate::{
+    firewall::FilterShare,
     named::{
         Ground, Leased,
         jobs::{self, Done},
@@ -17,6 +18,11 @@ use crate::{
     },
     ports::Ports,
 };
+
+/// The longest time that devices wait for the packet filter.
+const FILTER: Duration = Duration::from_secs(10);
+/// The time that the store has to list what is known from disk too.
+const LISTED: Duration = Duration::from_secs(5);
 
 impl<P: Ports> NamedTask<P> {
     /// Compares what is wished with what is there, and begins what is to be done.
@@ -33,7 +39,9 @@ impl<P: Ports> NamedTask<P> {
         if listed.is_some() {
             self.known = None;
         }
-        if let Some(records) = listed.clone().or_else(|| self.known.clone().filter(|_| ground.store.is_none())) {
+        let is_late = self.known_at.is_some_and(|at| at <= Instant::now());
+        let known = || self.known.clone().filter(|_| ground.store.is_none() || is_late);
+        if let Some(records) = listed.clone().or_else(known) {
             self.admission.update(&records, &ground.occupied);
             self.records = Some(records);
         }
@@ -48,6 +56,7 @@ impl<P: Ports> NamedTask<P> {
                     continue;
                 }
             } else {
+                self.close(&name, &mut part, &ground);
                 self.leave(&name, &mut part, &ground);
             }
             if let Some(why) = &self.unsaved {
@@ -70,7 +79,10 @@ impl<P: Ports> NamedTask<P> {
                     self.known_files.load(self.ports.disk(), name, kept, &mut known, ground.host);
                 }
             }
-            self.known = Some(known);
+            let is_held = |name: &NetworkName| entries.get(name).is_some_and(|entry| entry.held.is_some());
+            let others = self.filtered.iter().filter(|name| !is_held(name));
+            others.for_each(|name| self.firewall.forget(name));
+            (self.known, self.known_at) = (Some(known), Some(Instant::now() + LISTED));
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
@@ -111,6 +123,7 @@ impl<P: Ports> NamedTask<P> {
                 return true;
             }
             part.trouble = Trouble::Fault(why);
+            self.close(name, part, ground);
             return false;
         }
         let network = admitted.networks.get(name).filter(|_| is_known).cloned();
@@ -120,6 +133,9 @@ impl<P: Ports> NamedTask<P> {
         }
         if let Some(network) = network {
             self.bring_forward(name, part, ground, &network);
+        }
+        if is_known {
+            self.close(name, part, ground);
         }
         if is_listed && part.is_to_be_saved(now) {
             self.save_known(name);
@@ -169,25 +185,70 @@ impl<P: Ports> NamedTask<P> {
         if part.admit(network, Instant::now()) {
             self.is_saved = false;
         }
-        if let Some(share) = part.share(ground.outer) {
-            // The share of this network in `Firewall` is set here too: packets of its VNI from members alone, and their senders.
-            let number = self.network.want(name, share);
-            part.attached().note_told(number);
-            self.wait_for_round(name, part, number);
+        let Some((share, filter)) = part.share(ground.outer).and_then(|share| Some((share, part.filter()?))) else {
+            return;
+        };
+        let number = self.firewall.want(name, FilterShare::Named(Arc::new(filter)));
+        part.is_filtered = true;
+        match part.kernel {
+            // Its devices may not be there: nothing passes them before the rules about it stand.
+            Kernel::Nothing => match &mut part.after_filter {
+                Some((_, waiting)) => *waiting = share,
+                None => {
+                    part.after_filter = Some((number, share));
+                    self.wait_for_filter(name, number);
+                }
+            },
+            Kernel::Told(_) => {
+                let told = self.network.want(name, share);
+                part.attached().note_told(told);
+                part.kernel = Kernel::Told(told);
+                self.wait_for_both(name, told, number);
+            }
+            Kernel::Done => {
+                let told = self.network.want(name, share);
+                part.attached().note_told(told);
+                if part.attached().is_waiting() {
+                    self.wait_for_both(name, told, number);
+                }
+            }
         }
     }
 
-    fn wait_for_round(&mut self, name: &NetworkName, part: &mut Part, number: u64) {
+    fn wait_for_filter(&mut self, name: &NetworkName, number: u64) {
+        let (firewall, name) = (self.firewall.clone(), name.clone());
+        self.jobs.spawn(async move {
+            // A packet filter that does not answer is known from elsewhere, and stops nothing else.
+            let _ = tokio::time::timeout(FILTER, firewall.outcome_of(number)).await;
+            Done::Filtered(name, number)
+        });
+    }
+
+    pub(super) fn wait_for_round(&mut self, name: &NetworkName, number: u64) {
         let (network, name) = (self.network.clone(), name.clone());
-        let is_whole = part.kernel == Kernel::Done && part.entry.is_wanted();
-        if !is_whole {
-            part.kernel = Kernel::Told(number);
-        }
-        if !is_whole || part.attached().is_waiting() {
-            self.jobs.spawn(async move {
-                network.outcome_of(number).await;
-                Done::Round(name, number)
-            });
+        self.jobs.spawn(async move {
+            network.outcome_of(number).await;
+            Done::Round(name, number)
+        });
+    }
+
+    /// Waits until the kernel has a share, and the packet filter the one that belongs to it: before, a container's packets are dropped.
+    fn wait_for_both(&mut self, name: &NetworkName, number: u64, filtered: u64) {
+        let (network, firewall, name) = (self.network.clone(), self.firewall.clone(), name.clone());
+        self.jobs.spawn(async move {
+            network.outcome_of(number).await;
+            let _ = tokio::time::timeout(FILTER, firewall.outcome_of(filtered)).await;
+            Done::Round(name, number)
+        });
+    }
+
+    /// Lets nobody send to a network whose members are not known, where devices of an earlier run may be.
+    fn close(&self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
+        if !part.is_filtered
+            && let Some(share) = part.closed(ground.outer)
+        {
+            self.firewall.want(name, FilterShare::Named(Arc::new(share)));
+            part.is_filtered = true;
         }
     }
 
@@ -198,7 +259,8 @@ impl<P: Ports> NamedTask<P> {
             Kernel::Nothing => match part.leaving(&ground.outer) {
                 Some(share) => {
                     let number = self.network.want(name, share);
-                    self.wait_for_round(name, part, number);
+                    part.kernel = Kernel::Told(number);
+                    self.wait_for_round(name, number);
                     return;
                 }
                 None => part.kernel = Kernel::Done,
@@ -214,6 +276,9 @@ impl<P: Ports> NamedTask<P> {
             Some((store, _)) => {
                 info!(network = %name, "leaving");
                 self.network.forget(name);
+                // Its devices are gone.
+                self.firewall.forget(name);
+                part.is_filtered = false;
                 part.is_busy = true;
                 self.jobs.spawn(jobs::leave(store, name.clone(), ground.host));
             }

@@ -29,8 +29,21 @@ pub(crate) enum FirewallCondition {
     DockerUnmarked,
     /// Bridges whose names nft does not take literally.
     UnnamedBridges(Vec<LinkName>),
+    /// Some of the rules about networks by name are not there.
+    NamedUnchecked(Unchecked),
     /// Several networks of this host want the same rules.
     Clashes(Vec<Clash>),
+}
+
+/// What is not checked of networks by name.
+#[derive(Clone, Debug)]
+pub(crate) enum Unchecked {
+    /// Nothing is: there is no nftables.
+    All,
+    /// The inner sources of members.
+    Sources,
+    /// Who sends at the ports of bridges: the error.
+    Ports(String),
 }
 
 /// The encapsulated packets that are dropped, and who may drop them.
@@ -57,6 +70,7 @@ impl FirewallCondition {
         DOCKERS_CHAINS = Kind::warning("docker-chains-hidden", "Docker's chains");
         OVERRULED = Kind::warning("docker-user-overruled", "DOCKER-USER").logged(Log::Lines);
         DOCKER_UNMARKED = Kind::fault("docker-unmarked", "docker");
+        NAMED = Kind::warning("networks-unchecked", "networks by name");
         CLASH = Kind::fault("clash-in-firewall", "clash in the firewall").logged(Log::LinesAndEnd);
         BRIDGE_NAME = Kind::warning("bridge-name", "bridge's name").logged(Log::Texts);
     }
@@ -73,6 +87,7 @@ impl FirewallCondition {
             Self::DropsOverruled { .. } => Self::OVERRULED,
             Self::DockerUnmarked => Self::DOCKER_UNMARKED,
             Self::UnnamedBridges(_) => Self::BRIDGE_NAME,
+            Self::NamedUnchecked(_) => Self::NAMED,
             Self::Clashes(_) => Self::CLASH,
         }
     }
@@ -116,7 +131,27 @@ impl FirewallCondition {
                     ),
                 ),
             Self::UnnamedBridges(bridges) => unnamed(bridges),
+            Self::NamedUnchecked(unchecked) => unchecked.message(),
             Self::Clashes(clashes) => Message::of_clashes(clashes),
+        }
+    }
+}
+
+impl Unchecked {
+    fn message(&self) -> Message {
+        match self {
+            Self::All => Message::plain(
+                "nothing checks who sends to them or where their packets go, and they lead to the outside only where others masquerade",
+            )
+            .remedy(": ", "install nftables"),
+            Self::Sources => {
+                Message::plain("a member may send packets with another member's source").remedy(": ", "install nftables 1.0.6 or newer")
+            }
+            Self::Ports(error) => Message::plain(format!(
+                "a container may send with the MAC and the addresses of others of its network, since nftables or the kernel takes no table for \
+                 bridges ({error})"
+            ))
+            .remedy("; ", "the kernel needs NF_TABLES_BRIDGE, which Debian's kernels have; the agent tries again once a minute"),
         }
     }
 }

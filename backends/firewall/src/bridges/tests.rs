@@ -44,6 +44,8 @@ fn each_port_has_those_who_may_send_there() {
     add set bridge wire-agent senders-v6 { typeof iifname . ether saddr . @nh,64,128; }
     add element bridge wire-agent senders-v6 { "wp33" . 02:57:0a:80:00:21 . 0x0, "wp33" . 02:57:0a:80:00:21 . 0xfd575000000000000000000000000021, "wp33" . 02:57:0a:80:00:21 . 0xfe8000000000000000570afffe800021, "wv.5000" . 02:57:0a:80:00:40 . 0xfd575000000000000000000000000040, "wv.5000" . 02:57:0a:80:00:40 . 0xfe8000000000000000570afffe800040 }
     add chain bridge wire-agent senders { type filter hook prerouting priority -300; policy accept; }
+    add rule bridge wire-agent senders iifname "wp*" iifname != @ports counter name "forged" drop comment "containers not known d43c7b8f86b9c24b"
+    add rule bridge wire-agent senders iifname "wv.*" iifname != @ports counter name "forged" drop comment "hosts not known 4b7cfce112a080c1"
     add rule bridge wire-agent senders iifname != @ports accept comment "not checked 8dac5b937856f43e"
     add rule bridge wire-agent senders @ll,96,16 { 0x8100, 0x88a8 } counter name "forged" drop comment "tags 293f94192f40fe68"
     add rule bridge wire-agent senders iifname . ether saddr . ip saddr @senders-v4 accept comment "senders v4 2eb3b085e2ba058e"
@@ -51,6 +53,8 @@ fn each_port_has_those_who_may_send_there() {
     add rule bridge wire-agent senders icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @senders-v6 counter name "forged" drop comment "advertised b6d7e5b30b85322a"
     add rule bridge wire-agent senders meta protocol ip6 iifname . ether saddr . @nh,64,128 @senders-v6 accept comment "senders v6 19c34cabc72c496c"
     add rule bridge wire-agent senders iifname . ether saddr . arp saddr ip @senders-v4 iifname . arp saddr ether . arp saddr ip @senders-v4 accept comment "senders arp b8ebdd11bb33a73c"
+    add rule bridge wire-agent senders iifname "wv.*" ip saddr 0.0.0.0 drop comment "no source v4 601ecd2125e04a25"
+    add rule bridge wire-agent senders iifname "wv.*" ip6 saddr :: drop comment "no source v6 05dc1c708476e6a9"
     add rule bridge wire-agent senders counter name "forged" drop comment "forged 5188691e3bb81e9e"
     "#);
 }

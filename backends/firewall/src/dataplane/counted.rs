@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use wire_net::DualStack;
-use wire_state::{DataplaneError, Element};
+use wire_state::{DataplaneError, Element, OurTable, TableFamily};
 
 use super::FirewallDataplane;
-use crate::family_rules::counter;
+use crate::{bridges, family_rules::counter, netfilter::TablePlace, segments};
 
 /// The packets that our table has counted since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,21 @@ pub struct Counted {
     pub arrived: DualStack<u64>,
     /// Encapsulated packets that all rules of others accepted too, for families in which they are counted.
     pub delivered: DualStack<u64>,
+    /// What was dropped of networks over several hosts.
+    pub segments: SegmentsCounted,
+}
+
+/// The packets and frames of networks over several hosts that our tables have dropped since they were created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentsCounted {
+    /// Encapsulated packets that no member has sent.
+    pub strangers: u64,
+    /// Encapsulated packets of members with an inner source that is not theirs.
+    pub forged: u64,
+    /// Packets from one network to another, or out of an internal one.
+    pub crossing: u64,
+    /// Frames at the port of a bridge whose MAC or address may not send there.
+    pub at_ports: u64,
 }
 
 impl FirewallDataplane {
@@ -43,7 +58,18 @@ impl FirewallDataplane {
             spoofed: of(counter::SPOOFED),
             arrived: DualStack::from_fn(|family| counters.get(counter::arrived(family)).copied()),
             delivered: DualStack::from_fn(|family| counters.get(counter::delivered(family)).copied()),
+            segments: SegmentsCounted {
+                strangers: of(segments::NO_MEMBERS),
+                forged: of(segments::FORGED),
+                crossing: of(segments::CROSSING),
+                at_ports: 0,
+            },
         };
+        let bridge = OurTable { family: TableFamily::Bridge, network: self.network.clone() };
+        if self.flowtables.contains_key(&bridge) {
+            let counters = self.netfilter()?.named_counters(&TablePlace::of(&bridge))?;
+            counted.segments.at_ports = counters.get(bridges::FORGED).copied().unwrap_or_default();
+        }
         if counted.unknown_peers > 0 {
             for family in ["v4", "v6"] {
                 let noted = self.netfilter()?.noted(&format!("strangers-{family}"))?;

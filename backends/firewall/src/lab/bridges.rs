@@ -274,3 +274,23 @@ fn the_table_follows_and_is_read_back_repaired_and_removed() {
         bridge.assert_arrives("without a table", &from(64));
     });
 }
+
+#[test]
+fn a_port_of_ours_whose_container_is_not_known_sends_nothing() {
+    in_lab(|bridge, mut first| {
+        let [v4, _] = addresses(34);
+        run("ip link set wp33 name wp35");
+        let before = forged();
+        assert!(!bridge.reaches(0, v4) && forged() > before);
+        // What somebody else has put on the bridge is theirs.
+        run("ip link set wp35 name other");
+        assert!(bridge.reaches(0, v4));
+        run("ip link set other name wp33");
+        assert!(bridge.reaches(0, v4));
+        run("ip link set wv.5000 name wv.5001");
+        let dropped = forged();
+        bridge.send(&ipv4(mac(64), addresses(64)[0]));
+        wait_until("a device that is not known", || forged() > dropped);
+        assert!(first.round(&desired(&[64])).converged);
+    });
+}

@@ -1,11 +1,11 @@
 //! Rules as both packet filters take them.
 
-use wire_net::{Family, LinkName, NetworkName, Prefix};
+use wire_net::{Family, NetworkName, Prefix};
 use wire_netlink::lab::{in_namespace, run};
 
 use crate::{
     address_range::AddressRange,
-    common_rule::{CommonRule, Conditions, RangeMatch, Verdict},
+    common_rule::{CommonRule, Conditions, LinkMatch, RangeMatch, Verdict},
     render,
     rule::{Rule, SourcePort},
 };
@@ -25,7 +25,7 @@ fn rules(family: Family) -> Vec<CommonRule> {
         RangeMatch::inside(range),
         RangeMatch::outside(range),
     ];
-    let links: [Option<LinkName>; 2] = [None, Some("eth0".parse().unwrap())];
+    let links = [None, Some(LinkMatch::Is("eth0".parse().unwrap())), Some(LinkMatch::Like("wb."))];
     let mut rules = Vec::new();
     for source in addresses {
         for destination in addresses {

@@ -3,44 +3,61 @@
 use std::{
     net::UdpSocket,
     os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
 };
 
-use wire_net::Vni;
+use wire_net::{DualStack, NetworkName, Vni};
 use wire_netlink::lab::{in_namespace, run};
-use wire_state::DesiredFirewall;
+use wire_state::{DesiredFirewall, DesiredNet};
 
 use super::{
     bridges::{new_namespace, packets, run_in},
     reconciler, repair,
 };
-use crate::{SegmentMember, SegmentRules, segments_table, tests::name};
+use crate::{HostFacts, SegmentFilter, SegmentMember, SegmentShare, tests::name};
 
 fn vni(number: u32) -> Vni {
     Vni::new(number).unwrap()
 }
 
-/// Networks 5000, 5001 and 5002, of which the last is internal. The host with the last byte 2 is a member of the first two.
-pub(super) fn desired() -> DesiredFirewall {
-    let segment = |number: u32| SegmentRules {
+/// A network whose only other host has these addresses on the underlay; its own ones follow from the VNI.
+fn share(number: u32, publics: &[&str]) -> SegmentShare {
+    let sources = [
+        format!("10.{}.0.64/27", number - 4872),
+        format!("fd57:{number}::/120"),
+        format!("10.{}.0.65/32", number - 4872),
+    ];
+    let sources = sources.map(|source| source.parse().unwrap()).to_vec();
+    let member = |public: &&str| {
+        let member = SegmentMember { public: public.parse().unwrap(), sources: sources.clone() };
+        ((*public).to_owned(), Arc::new(member))
+    };
+    SegmentShare {
         bridge: name(&format!("wb.{number}")),
         vni: vni(number),
+        pools: DualStack {
+            v4: format!("10.{}.0.0/20", number - 4872).parse().ok(),
+            v6: format!("fd57:{number}::/64").parse().ok(),
+        },
         internal: number == 5002,
-    };
-    let publics = ["192.0.2.2", "2001:db8::2"].map(|public| public.parse().unwrap());
-    let members: Vec<SegmentMember> = [5000, 5001]
-        .into_iter()
-        .flat_map(|number| {
-            let sources = [
-                format!("10.{}.0.64/27", number - 4872),
-                format!("fd57:{number}::/120"),
-                format!("10.{}.0.65/32", number - 4872),
-            ];
-            let sources = sources.map(|source| source.parse().unwrap()).to_vec();
-            publics.map(|public| SegmentMember { vni: vni(number), public, sources: sources.clone() })
-        })
-        .collect();
-    let table = segments_table(8472, &[5000, 5001, 5002].map(segment), &members);
-    DesiredFirewall { table: Some(table), ..DesiredFirewall::default() }
+        local: [192, 0, 2, 1].into(),
+        port: 8472,
+        members: publics.iter().map(member).collect(),
+        net: DesiredNet::default(),
+        ports: Vec::new(),
+    }
+}
+
+/// Networks 5000, 5001 and 5002, of which the last is internal. The host with the last byte 2 is a member of the first two.
+pub(super) fn desired() -> DesiredFirewall {
+    let publics = ["192.0.2.2", "2001:db8::2"];
+    let shares = [share(5000, &publics), share(5001, &publics), share(5002, &[])];
+    let shares: Vec<(NetworkName, Arc<SegmentShare>)> =
+        shares.into_iter().map(|share| (format!("n{}", share.vni).parse().unwrap(), Arc::new(share))).collect();
+    let facts = HostFacts { bridges: [name("docker0")].into(), ..HostFacts::default() };
+    let mut filter = SegmentFilter::default();
+    filter.update(shares.iter().map(|(name, share)| (name, share)), &facts);
+    DesiredFirewall { bridge: None, ..DesiredFirewall::clone(filter.firewall()) }
 }
 
 fn counted(counter: &str) -> u64 {

@@ -58,6 +58,7 @@ const fn target(verdict: Verdict) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common_rule::LinkMatch;
 
     fn text(conditions: Conditions, verdict: Verdict) -> String {
         rule(&CommonRule { purpose: "a test", conditions, verdict })
@@ -71,17 +72,17 @@ mod tests {
             mark: Some(0x4000),
             source: RangeMatch::outside(range),
             destination: RangeMatch::inside(prefix),
-            incoming: Some("eth0".parse().unwrap()),
-            outgoing: Some("eth1".parse().unwrap()),
+            incoming: Some(LinkMatch::Is("eth0".parse().unwrap())),
+            outgoing: Some(LinkMatch::Like("wb.")),
         };
         insta::assert_snapshot!(
             text(conditions, Verdict::Return),
-            @"-d 10.5.1.0/24 -i eth0 -o eth1 -m mark --mark 0x4000/0x4000 -m iprange ! --src-range 10.5.1.0-10.5.9.255 -j RETURN"
+            @"-d 10.5.1.0/24 -i eth0 -o wb.+ -m mark --mark 0x4000/0x4000 -m iprange ! --src-range 10.5.1.0-10.5.9.255 -j RETURN"
         );
         let conditions = Conditions { destination: RangeMatch::outside(range), ..conditions };
         insta::assert_snapshot!(
             text(conditions, Verdict::Masquerade(SourcePort::Random)),
-            @"-i eth0 -o eth1 -m mark --mark 0x4000/0x4000 -m iprange ! --src-range 10.5.1.0-10.5.9.255 ! --dst-range 10.5.1.0-10.5.9.255 -j MASQUERADE --random-fully"
+            @"-i eth0 -o wb.+ -m mark --mark 0x4000/0x4000 -m iprange ! --src-range 10.5.1.0-10.5.9.255 ! --dst-range 10.5.1.0-10.5.9.255 -j MASQUERADE --random-fully"
         );
     }
 }

@@ -77,6 +77,7 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::Advertised(is, set) => {
             format!("icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 {}@{set}", operator(*is))
         }
+        Match::Published => "ct status dnat".to_owned(),
         Match::SourceWasNot(family, source) => format!("ct status snat ct original {} saddr != {source}", ip(*family)),
     }
 }

@@ -1,0 +1,308 @@
+//! The packet filter of networks over several hosts, brought forward by the networks that change. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem, ordset};
+use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, Vni};
+use wire_state::{DesiredFirewall, DesiredNet, DesiredTable, Element};
+
+use super::{
+    bridges::{self, BridgeTable, ContainerPort},
+    chains,
+    facts::HostFacts,
+    policy,
+    segments::{Foundation, INTERNAL, VNIS, WITHIN, behind, vteps},
+    support::Nftables,
+};
+
+/// A network over several hosts, as the packet filter sees it. Copies share what is large.
+#[derive(Clone, Debug)]
+pub struct SegmentShare {
+    /// Its bridge.
+    pub bridge: LinkName,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Its addresses.
+    pub pools: DualStack<Prefix>,
+    /// Whether nothing leads out of it.
+    pub internal: bool,
+    /// The source of encapsulated packets of this host.
+    pub local: IpAddr,
+    /// The UDP port of encapsulated packets.
+    pub port: u16,
+    /// The other hosts, by their identities.
+    pub members: OrdMap<String, Arc<SegmentMember>>,
+    /// The desired state of its devices on this host: whom its neighbours name may send to this host's containers.
+    pub net: DesiredNet,
+    /// The ports of containers on the bridge.
+    pub ports: Vec<ContainerPort>,
+}
+
+/// Another host of a network, as the packet filter sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentMember {
+    /// The source of its encapsulated packets.
+    pub public: IpAddr,
+    /// Its blocks and single addresses.
+    pub sources: Vec<Prefix>,
+}
+
+/// The rules of all networks over several hosts. All have the same few; what differs is in sets.
+#[derive(Clone, Debug, Default)]
+pub struct SegmentFilter {
+    networks: BTreeMap<NetworkName, Held>,
+    built: Option<Built>,
+    firewall: Arc<DesiredFirewall>,
+    /// How often an element is wanted that several networks want.
+    shared: BTreeMap<Element, usize>,
+    /// How often each inner source of a host is wanted, by its address.
+    sources: BTreeMap<IpAddr, BTreeMap<Prefix, usize>>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    share: Arc<SegmentShare>,
+    senders: BridgeTable,
+}
+
+/// All that the rules were built for, but for what is in the sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Built {
+    foundation: Foundation,
+    families: BTreeSet<Family>,
+    containers: BTreeSet<LinkName>,
+    nftables: Nftables,
+    bridges: bool,
+}
+
+impl SegmentFilter {
+    /// Brings the rules forward to these networks on a host with these facts. Takes a time in proportion to what differs, beside a look at each
+    /// network, unless the rules themselves differ.
+    pub fn update<'a>(
+        &mut self,
+        shares: impl Iterator<Item = (&'a NetworkName, &'a Arc<SegmentShare>)> + Clone,
+        facts: &HostFacts,
+    ) {
+        let built = Built::of(shares.clone().map(|(_, share)| &**share), facts);
+        if self.built != built {
+            *self = Self {
+                firewall: built.as_ref().map(|built| built.firewall(facts)).unwrap_or_default(),
+                built,
+                ..Self::default()
+            };
+        }
+        let names: BTreeSet<&NetworkName> = shares.clone().map(|(name, _)| name).collect();
+        let gone: Vec<NetworkName> = self.networks.keys().filter(|name| !names.contains(name)).cloned().collect();
+        let mut changes: Vec<(NetworkName, Option<Arc<SegmentShare>>)> =
+            gone.into_iter().map(|name| (name, None)).collect();
+        let is_new = |(name, share): &(&NetworkName, &Arc<SegmentShare>)| {
+            self.networks.get(*name).is_none_or(|held| !Arc::ptr_eq(&held.share, share))
+        };
+        changes.extend(shares.filter(is_new).map(|(name, share)| (name.clone(), Some(share.clone()))));
+        for (name, share) in changes {
+            self.change(name, share);
+        }
+    }
+
+    /// The rules.
+    #[must_use]
+    pub const fn firewall(&self) -> &Arc<DesiredFirewall> {
+        &self.firewall
+    }
+
+    /// True if only elements of sets can differ from what these networks want.
+    pub fn differs_in_elements_alone<'a>(
+        &self,
+        shares: impl Iterator<Item = &'a Arc<SegmentShare>> + Clone,
+        facts: &HostFacts,
+    ) -> bool {
+        self.built == Built::of(shares.map(|share| &**share), facts)
+    }
+
+    fn change(&mut self, name: NetworkName, share: Option<Arc<SegmentShare>>) {
+        let before = self.networks.remove(&name);
+        let senders = share.as_ref().map(|share| match &before {
+            Some(held) => {
+                let mut senders = held.senders.clone();
+                senders.update(&share.net, &share.ports);
+                senders
+            }
+            None => BridgeTable::new(&share.net, &share.ports),
+        });
+        if let Some(table) = &mut Arc::make_mut(&mut self.firewall).bridge {
+            replace(table, before.as_ref().map(|held| held.senders.table()), senders.as_ref().map(BridgeTable::table));
+        }
+        self.change_members(before.as_ref().map(|held| &*held.share), share.as_deref());
+        if let Some((share, senders)) = share.zip(senders) {
+            self.networks.insert(name, Held { share, senders });
+        }
+    }
+
+    /// Changes the elements that follow from a network and its members.
+    fn change_members(&mut self, old: Option<&SegmentShare>, new: Option<&SegmentShare>) {
+        let Some(table) = &mut Arc::make_mut(&mut self.firewall).table else { return };
+        let mut elements = Elements { table, shared: &mut self.shared };
+        old.into_iter().flat_map(own_elements).for_each(|(set, element)| elements.remove(set, element));
+        new.into_iter().flat_map(own_elements).for_each(|(set, element)| elements.add(set, element));
+        let members = changed_members(old, new);
+        let publics: BTreeSet<IpAddr> = members.iter().map(|(member, _)| member.public).collect();
+        for public in &publics {
+            let were = source_elements(*public, self.sources.get(public));
+            were.into_iter().for_each(|(set, element)| elements.remove(&set, element));
+        }
+        for (member, is_new) in &members {
+            let Some(vni) = if *is_new { new } else { old }.map(|share| share.vni) else { continue };
+            let (set, vtep) = (vteps(Family::of(member.public)), Element::Vtep(member.public, vni));
+            if *is_new {
+                elements.add(set, vtep)
+            } else {
+                elements.remove(set, vtep)
+            }
+            count_sources(&mut self.sources, member, *is_new);
+        }
+        for public in &publics {
+            let are = source_elements(*public, self.sources.get(public));
+            are.into_iter().for_each(|(set, element)| elements.add(&set, element));
+        }
+    }
+}
+
+impl Built {
+    /// `None` if nothing is to be filtered, or can be.
+    fn of<'a>(shares: impl Iterator<Item = &'a SegmentShare> + Clone, facts: &HostFacts) -> Option<Self> {
+        if facts.support.nftables == Nftables::Absent || shares.clone().next().is_none() {
+            return None;
+        }
+        let foundation = Foundation {
+            ports: shares.clone().map(|share| share.port).collect(),
+            local: shares.clone().map(|share| share.local).collect(),
+            checks_sources: facts.checks_sources(),
+        };
+        let families = shares.flat_map(|share| share.pools.iter().map(|(family, _)| family)).collect();
+        let (nftables, bridges) = (facts.support.nftables, facts.support.bridges);
+        Some(Self { foundation, families, containers: facts.bridges.clone(), nftables, bridges })
+    }
+
+    /// The rules, with sets that are empty.
+    fn firewall(&self, facts: &HostFacts) -> Arc<DesiredFirewall> {
+        let network = NetworkName::default();
+        Arc::new(DesiredFirewall {
+            table: Some(self.foundation.table(policy::bridges(facts))),
+            bridge: self.bridges.then(bridges::empty),
+            chains: self.families.iter().map(|family| chains::of_segments(*family, &network)).collect(),
+            ..DesiredFirewall::default()
+        })
+    }
+}
+
+/// The elements of a table's sets, with how often each is wanted.
+struct Elements<'a> {
+    table: &'a mut DesiredTable,
+    shared: &'a mut BTreeMap<Element, usize>,
+}
+
+impl Elements<'_> {
+    fn add(&mut self, set: &str, element: Element) {
+        let Some(set) = self.table.sets.get_mut(set) else { return };
+        if set.elements.insert(element).is_some() {
+            *self.shared.entry(element).or_insert(1) += 1;
+        }
+    }
+
+    fn remove(&mut self, set: &str, element: Element) {
+        let Some(set) = self.table.sets.get_mut(set) else { return };
+        match self.shared.get_mut(&element) {
+            Some(2) => drop(self.shared.remove(&element)),
+            Some(times) => *times -= 1,
+            None => drop(set.elements.remove(&element)),
+        }
+    }
+}
+
+/// The elements of a network by itself.
+fn own_elements(share: &SegmentShare) -> impl Iterator<Item = (&'static str, Element)> {
+    let internal = share.internal.then_some((INTERNAL, Element::Link(share.bridge)));
+    [(VNIS, Element::Vni(share.vni)), (WITHIN, Element::Within(share.bridge))].into_iter().chain(internal)
+}
+
+/// The members that are gone (false) and those that are new (true). One that has changed is both, and so are all if the network is another.
+fn changed_members(old: Option<&SegmentShare>, new: Option<&SegmentShare>) -> Vec<(Arc<SegmentMember>, bool)> {
+    let nobody = OrdMap::new();
+    let is_other = old.map(|share| share.vni) != new.map(|share| share.vni);
+    let (before, after) = (old.map_or(&nobody, |share| &share.members), new.map_or(&nobody, |share| &share.members));
+    if is_other {
+        let gone = before.values().map(|member| (member.clone(), false));
+        return gone.chain(after.values().map(|member| (member.clone(), true))).collect();
+    }
+    let mut changes = Vec::new();
+    for item in before.diff(after) {
+        match item {
+            DiffItem::Add(_, member) => changes.push((member.clone(), true)),
+            DiffItem::Remove(_, member) => changes.push((member.clone(), false)),
+            DiffItem::Update { old: (_, old), new: (_, new) } => {
+                changes.extend([(old.clone(), false), (new.clone(), true)]);
+            }
+        }
+    }
+    changes
+}
+
+fn count_sources(
+    sources: &mut BTreeMap<IpAddr, BTreeMap<Prefix, usize>>,
+    SegmentMember { public, sources: own }: &SegmentMember,
+    is_there: bool,
+) {
+    let of_host = sources.entry(*public).or_default();
+    for source in own.iter().copied().chain(any_source()) {
+        let times = of_host.entry(source).or_default();
+        *times = if is_there { *times + 1 } else { times.saturating_sub(1) };
+    }
+    of_host.retain(|_, times| *times > 0);
+    if of_host.is_empty() {
+        sources.remove(public);
+    }
+}
+
+/// The elements for the inner sources of a host: none is covered by another, since the kernel takes no ranges that overlap.
+fn source_elements(public: IpAddr, sources: Option<&BTreeMap<Prefix, usize>>) -> Vec<(String, Element)> {
+    let mut elements = Vec::new();
+    let mut last: Option<Prefix> = None;
+    // A prefix comes before all that it covers.
+    for source in sources.into_iter().flat_map(BTreeMap::keys) {
+        if last.is_none_or(|last| !last.covers(*source)) {
+            last = Some(*source);
+            elements.push((behind(Family::of(public), source.family()), Element::Lease(public, *source)));
+        }
+    }
+    elements
+}
+
+/// The inner sources that each member may have: of a host that looks whether an address is free, and of one on its own link (RFC 4291 §2.5.6).
+fn any_source() -> [Prefix; 3] {
+    let link_local = Prefix::from_bits(Family::V6, 0xfe80 << 112, 64).expect("a length of IPv6");
+    [Prefix::host(Ipv4Addr::UNSPECIFIED.into()), Prefix::host(Ipv6Addr::UNSPECIFIED.into()), link_local]
+}
+
+/// Replaces one network's part of a table by another. Elements of two networks are never the same, since each names a link.
+fn replace(table: &mut DesiredTable, before: Option<&DesiredTable>, after: Option<&DesiredTable>) {
+    let nothing = OrdSet::new();
+    for (name, set) in &mut table.sets {
+        let of =
+            |part: Option<&DesiredTable>| part.and_then(|part| part.sets.get(name)).map(|set| set.elements.clone());
+        let (before, after) =
+            (of(before).unwrap_or_else(|| nothing.clone()), of(after).unwrap_or_else(|| nothing.clone()));
+        for item in before.diff(&after) {
+            match item {
+                ordset::DiffItem::Add(element) => drop(set.elements.insert(*element)),
+                ordset::DiffItem::Remove(element) => drop(set.elements.remove(element)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
