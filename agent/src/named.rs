@@ -123,8 +123,7 @@ impl<S: LeaseStore> Named<S> {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (attaching, to_attach) = mpsc::channel(REQUESTS);
         let watched = Watched::new(&host.settings.folders.run_dir);
-        let received = (received, to_attach);
-        let task = task::NamedTask::new(host, loops, stood_on, received, watched.clone())?;
+        let task = task::NamedTask::new(host, loops, stood_on, (received, to_attach), watched.clone())?;
         tasks.spawn(task.run());
         Ok(Self { ground, requests, attaching, watched })
     }

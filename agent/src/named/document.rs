@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
+use wire_firewall::ContainerPort;
 use wire_lease::named::{Kept, MemberRecord, NetworkRecord, Record, Room};
 use wire_net::{AddressKey, BlockKey, HostId, LinkName, MacAddr, NetworkName};
 use wire_state::{DesiredFile, Writing};
@@ -43,6 +44,17 @@ impl Entry {
     /// Whether this host shall take part. If not, it is leaving.
     pub(super) fn is_wanted(&self) -> bool {
         self.is_exposed || !self.endpoints.is_empty()
+    }
+
+    /// The ports of all containers, with what may be sent there.
+    pub(super) fn container_ports(&self) -> Vec<ContainerPort> {
+        let all = self.endpoints.iter().flat_map(|(id, endpoints)| endpoints.iter().map(|endpoint| (*id, endpoint)));
+        let port = |(id, endpoint): (AttachmentId, &Endpoint)| ContainerPort {
+            link: id.port(endpoint.slot),
+            mac: endpoint.mac,
+            addresses: endpoint.addresses.iter().map(|(_, address)| *address).collect(),
+        };
+        all.map(port).collect()
     }
 }
 

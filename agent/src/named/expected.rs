@@ -57,9 +57,10 @@ pub(crate) fn expected(
     let mut shares = NamedShares::default();
     for (name, entry) in document.networks {
         let mut part = Part::new(host, entry);
-        if let Some(network) = admitted.networks.get(&name).filter(|_| part.entry.is_exposed) {
+        if let Some(network) = admitted.networks.get(&name).filter(|_| part.entry.is_wanted()) {
             part.admit(network, Instant::now());
         }
+        part.set_ports(part.entry.container_ports());
         let network = part.share(outer);
         let filter = if network.is_some() { part.filter() } else { part.closed(outer) };
         shares.network.extend(network.map(|share| (name.clone(), share)));

@@ -305,8 +305,7 @@ impl Part {
         Some(share)
     }
 
-    /// Sets the ports of containers on the network's bridge. The packet filter has them before the kernel's links change, so a port belongs here
-    /// as long as it is desired there.
+    /// Sets the ports of containers on the network's bridge, before [`Part::share`]. A port that the packet filter does not know sends nothing.
     pub(super) fn set_ports(&mut self, ports: Vec<ContainerPort>) {
         if self.ports != ports {
             (self.ports, self.is_behind) = (ports, true);

@@ -235,11 +235,12 @@ impl<P: Ports> NamedTask<P> {
             Done::Released(name, room, released) => self.note_released(&name, room, &released),
             Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),
             Done::Filtered(name, number) => {
-                let Some(mut part) = self.parts.remove(&name) else { return };
-                if let Some((_, share)) = part.after_filter.take_if(|(waited, _)| *waited == number) {
-                    self.tell_network(&name, &mut part, share);
-                }
-                self.parts.insert(name, part);
+                let Some(part) = self.parts.get_mut(&name) else { return };
+                let Some((_, share)) = part.after_filter.take_if(|(waited, _)| *waited == number) else { return };
+                let number = self.network.want(&name, share);
+                part.attached().note_told(number);
+                part.kernel = Kernel::Told(number);
+                self.wait_for_round(&name, number);
             }
             Done::Round(name, number) => {
                 self.note_round(&name, number);

@@ -9,7 +9,6 @@ use std::{
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_backends::SegmentEndpoint;
-use wire_firewall::ContainerPort;
 use wire_lease::named::{Joining, NetworkError, Room};
 use wire_net::{LinkName, NetworkName, chain};
 use wire_state::{Failure, KernelOp, LinkPlace, Namespace, Network, Op, Report};
@@ -350,7 +349,6 @@ impl<P: Ports> NamedTask<P> {
         let running = attachments.running.borrow();
         let clashes = &attachments.clashes;
         let mut containers = Containers::default();
-        let mut ports = Vec::new();
         for (id, endpoints) in &part.entry.endpoints {
             let attachment = attachments.all().get(id);
             if attachment.is_none() {
@@ -359,8 +357,6 @@ impl<P: Ports> NamedTask<P> {
             let places = places_of(&attachments.placement, *id);
             for endpoint in endpoints {
                 let port = id.port(endpoint.slot);
-                let addresses = endpoint.addresses.iter().map(|(_, address)| *address).collect();
-                ports.push(ContainerPort { link: port, mac: endpoint.mac, addresses });
                 let place = places.iter().find(|place| endpoint.holder == Some(place.key()));
                 match (attachment, place.map(|place| attachments.spots.seen(place))) {
                     (None, _) => drop(containers.gone.insert(port)),
@@ -384,7 +380,7 @@ impl<P: Ports> NamedTask<P> {
                 }
             }
         }
-        part.set_ports(ports);
+        part.set_ports(part.entry.container_ports());
         containers
     }
 

@@ -9,7 +9,6 @@ use wire_net::{MemberKey, NetworkName, chain};
 
 use super::{Folders, NamedTask};
 use crate::{
-    datapath::NetworkShare,
     firewall::FilterShare,
     named::{
         Ground, Leased,
@@ -191,28 +190,28 @@ impl<P: Ports> NamedTask<P> {
         };
         let number = self.firewall.want(name, FilterShare::Named(Arc::new(filter)));
         part.is_filtered = true;
-        // Its devices may not be there, or a container's port: nothing passes them before the rules about it stand.
-        let waits = part.kernel == Kernel::Nothing || part.attached().is_waiting();
-        match &mut part.after_filter {
-            Some((_, waiting)) => *waiting = share,
-            None if waits => {
-                part.after_filter = Some((number, share));
-                self.wait_for_filter(name, number);
+        match part.kernel {
+            // Its devices may not be there: nothing passes them before the rules about it stand.
+            Kernel::Nothing => match &mut part.after_filter {
+                Some((_, waiting)) => *waiting = share,
+                None => {
+                    part.after_filter = Some((number, share));
+                    self.wait_for_filter(name, number);
+                }
+            },
+            Kernel::Told(_) => {
+                let told = self.network.want(name, share);
+                part.attached().note_told(told);
+                part.kernel = Kernel::Told(told);
+                self.wait_for_both(name, told, number);
             }
-            None => self.tell_network(name, part, share),
-        }
-    }
-
-    /// Tells the loop of `Network` the share, and waits for the round in which something begins or ends.
-    pub(super) fn tell_network(&mut self, name: &NetworkName, part: &mut Part, share: NetworkShare) {
-        let number = self.network.want(name, share);
-        part.attached().note_told(number);
-        let is_whole = part.kernel == Kernel::Done && part.entry.is_wanted();
-        if !is_whole {
-            part.kernel = Kernel::Told(number);
-        }
-        if !is_whole || part.attached().is_waiting() {
-            self.wait_for_round(name, number);
+            Kernel::Done => {
+                let told = self.network.want(name, share);
+                part.attached().note_told(told);
+                if part.attached().is_waiting() {
+                    self.wait_for_both(name, told, number);
+                }
+            }
         }
     }
 
@@ -229,6 +228,16 @@ impl<P: Ports> NamedTask<P> {
         let (network, name) = (self.network.clone(), name.clone());
         self.jobs.spawn(async move {
             network.outcome_of(number).await;
+            Done::Round(name, number)
+        });
+    }
+
+    /// Waits until the kernel has a share, and the packet filter the one that belongs to it: before, a container's packets are dropped.
+    fn wait_for_both(&mut self, name: &NetworkName, number: u64, filtered: u64) {
+        let (network, firewall, name) = (self.network.clone(), self.firewall.clone(), name.clone());
+        self.jobs.spawn(async move {
+            network.outcome_of(number).await;
+            let _ = tokio::time::timeout(FILTER, firewall.outcome_of(filtered)).await;
             Done::Round(name, number)
         });
     }
