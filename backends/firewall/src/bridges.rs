@@ -169,6 +169,7 @@ pub(super) fn empty() -> DesiredTable {
     // Where the bridge receives a frame, before anything is learnt of it (`br_handle_frame` of net/bridge).
     add_chain(&mut table, "senders", Attachment::filter(Hook::Prerouting, -300), &rules);
     table.counters = [FORGED.to_owned()].into();
+    table.sets.insert(PORTS.to_owned(), Set { kind: SetKind::Links, elements: OrdSet::new() });
     for family in Family::ALL {
         let set = Set { kind: SetKind::Senders(family), elements: OrdSet::new() };
         table.sets.insert(senders(family).to_owned(), set);

@@ -70,7 +70,8 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
         Element::Address(address) => (octets(*address), None),
         Element::Source(subnet) => (octets(subnet.network()), None),
         Element::Link(link) => (name_of(*link), None),
-        Element::Vni(vni) => (vni_of(*vni), None),
+        // A key of one field is not padded.
+        Element::Vni(vni) => (vni_of(*vni)[..3].to_vec(), None),
         Element::Vtep(host, vni) => ([octets(*host), vni_of(*vni)].concat(), None),
         Element::Within(link) => ([name_of(*link), name_of(*link)].concat(), None),
         Element::Sender(port, mac, address) => {

@@ -158,9 +158,9 @@ impl SegmentFilter {
             let Some(vni) = if *is_new { new } else { old }.map(|share| share.vni) else { continue };
             let (set, vtep) = (vteps(Family::of(member.public)), Element::Vtep(member.public, vni));
             if *is_new {
-                elements.add(set, vtep)
+                elements.add(set, vtep);
             } else {
-                elements.remove(set, vtep)
+                elements.remove(set, vtep);
             }
             count_sources(&mut self.sources, member, *is_new);
         }

@@ -245,6 +245,7 @@ impl<P: Ports> NamedTask<P> {
     /// Lets nobody send to a network whose members are not known, where devices of an earlier run may be.
     fn close(&self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
         if !part.is_filtered
+            && part.kernel == Kernel::Nothing
             && let Some(share) = part.closed(ground.outer)
         {
             self.firewall.want(name, FilterShare::Named(Arc::new(share)));

@@ -284,9 +284,9 @@ fn a_port_of_ours_whose_container_is_not_known_sends_nothing() {
         assert!(!bridge.reaches(0, v4) && forged() > before);
         // What somebody else has put on the bridge is theirs.
         run("ip link set wp35 name other");
-        assert!(bridge.reaches(0, v4));
+        wait_until("a link of others", || bridge.reaches(0, v4));
         run("ip link set other name wp33");
-        assert!(bridge.reaches(0, v4));
+        wait_until("a port that is known", || bridge.reaches(0, v4));
         run("ip link set wv.5000 name wv.5001");
         let dropped = forged();
         bridge.send(&ipv4(mac(64), addresses(64)[0]));

@@ -8,7 +8,7 @@ use std::{
 
 use wire_net::{DualStack, NetworkName, Vni};
 use wire_netlink::lab::{in_namespace, run};
-use wire_state::{DesiredFirewall, DesiredNet};
+use wire_state::{DesiredFirewall, DesiredNet, FirewallOp};
 
 use super::{
     bridges::{new_namespace, packets, run_in},
@@ -51,7 +51,11 @@ fn share(number: u32, publics: &[&str]) -> SegmentShare {
 /// Networks 5000, 5001 and 5002, of which the last is internal. The host with the last byte 2 is a member of the first two.
 pub(super) fn desired() -> DesiredFirewall {
     let publics = ["192.0.2.2", "2001:db8::2"];
-    let shares = [share(5000, &publics), share(5001, &publics), share(5002, &[])];
+    of([share(5000, &publics), share(5001, &publics), share(5002, &[])])
+}
+
+/// The rules of these networks, but for the table for bridges.
+fn of<const N: usize>(shares: [SegmentShare; N]) -> DesiredFirewall {
     let shares: Vec<(NetworkName, Arc<SegmentShare>)> =
         shares.into_iter().map(|share| (format!("n{}", share.vni).parse().unwrap(), Arc::new(share))).collect();
     let facts = HostFacts { bridges: [name("docker0")].into(), ..HostFacts::default() };
@@ -203,6 +207,28 @@ fn a_member_sends_from_its_own_addresses_alone() {
                 assert_eq!(ear.recv(&mut [0; 200]).is_ok(), arrives, "{member} {source}");
                 assert_eq!(counted("segment-forged"), dropped, "{member} {source}");
             }
+        }
+    });
+}
+
+#[test]
+fn networks_and_members_that_come_and_go_change_elements_alone_and_the_kernel_has_them() {
+    in_namespace(|| {
+        let mut reconciler = reconciler();
+        let steps = [
+            of([share(5000, &[])]),
+            of([share(5000, &["192.0.2.2"]), share(5001, &["2001:db8::2"]), share(5002, &["192.0.2.2"])]),
+            desired(),
+            of([share(5002, &["192.0.2.3", "2001:db8::3"])]),
+        ];
+        for (number, desired) in steps.iter().enumerate() {
+            let report = reconciler.round(desired);
+            assert!(report.converged, "{report:?}");
+            let is_put = report.changes.iter().any(|op| matches!(op, FirewallOp::PutTable(_)));
+            assert_eq!(is_put, number == 0, "{report:?}");
+            let mut other = super::reconciler();
+            let report = other.round(desired);
+            assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
         }
     });
 }

@@ -62,7 +62,8 @@ fn without_networks_or_nftables_there_is_nothing_and_without_tables_for_bridges_
     let absent = Support { nftables: Nftables::Absent, ..Support::default() };
     assert_eq!(*of(&one, absent), DesiredFirewall::default());
     let whole = of(&one, Support::default());
-    assert!(whole.bridge.is_some());
+    let share = one.values().next().unwrap();
+    assert_eq!(whole.bridge.as_ref(), Some(BridgeTable::new(&share.net, &share.ports).table()));
     let without = of(&one, Support { bridges: false, ..Support::default() });
     assert_eq!(*without, DesiredFirewall { bridge: None, ..DesiredFirewall::clone(&whole) });
     let simple = of(&one, Support { nftables: Nftables::Simple, ..Support::default() });
