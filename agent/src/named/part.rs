@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
 use wire_firewall::{ContainerPort, SegmentShare};
 use wire_lease::named::{Kept, NamedNetwork};
-use wire_net::{DualStack, HostId, MacAddr, Mtu, Vni};
+use wire_net::{DualStack, HostId, LinkName, MacAddr, Mtu, Vni};
 use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
@@ -355,6 +355,12 @@ impl Part {
     pub(super) fn leaving(&self, outer: &SegmentOuter) -> Option<NetworkShare> {
         let kept = self.entry.held.as_ref()?;
         Some(share(DesiredNet::default(), scope_of(kept.record.vni, outer)))
+    }
+
+    /// Its devices, if it has any.
+    pub(super) fn links(&self) -> Vec<LinkName> {
+        let vni = self.entry.held.as_ref().map(|kept| kept.record.vni);
+        vni.map(|vni| vec![Segment::bridge(vni), Segment::overlay(vni)]).unwrap_or_default()
     }
 
     pub(super) fn seen(&self) -> NetworkSeen {

@@ -247,16 +247,19 @@ impl<P: Ports> NamedTask<P> {
                 let Some(part) = self.parts.get_mut(&name).filter(|part| part.kernel == Kernel::Told(number)) else {
                     return;
                 };
-                part.kernel = Kernel::Done;
-                let is_done = self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| last.converged));
-                if !part.entry.is_wanted() && !is_done {
-                    part.kernel = Kernel::Nothing;
-                    part.put_off(
-                        Trouble::Waits("not all of it could be removed from the kernel".to_owned()),
-                        &random,
-                        now,
-                    );
-                }
+                let links = part.links();
+                let Some(why) = self.status.look(|seen| seen.blocked(&links)) else {
+                    part.kernel = Kernel::Done;
+                    return;
+                };
+                // The loop tries it again too, and the status says why.
+                part.kernel = Kernel::Nothing;
+                part.tell_again();
+                let trouble = match part.entry.is_wanted() {
+                    true => part.trouble.clone(),
+                    false => Trouble::Waits(format!("not all of it could be removed from the kernel: {why}")),
+                };
+                part.put_off(trouble, &random, now);
             }
         }
     }

@@ -108,7 +108,7 @@ impl Status {
     }
 
     /// The reason why something on one of these links is not in the kernel, as the last round has found it.
-    fn blocked(&self, links: &[LinkName]) -> Option<String> {
+    pub(crate) fn blocked(&self, links: &[LinkName]) -> Option<String> {
         let last = self.dataplane.last.as_ref()?;
         let conflicts = last.findings.conflicts.iter().map(ToString::to_string);
         let mut all = conflicts.chain(last.failures.iter().map(ToString::to_string));

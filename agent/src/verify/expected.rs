@@ -161,7 +161,7 @@ async fn expected(
         network: NetworkShare {
             desired: Arc::new(PerNamespace::host(desired)),
             scope,
-            guests: std::collections::BTreeMap::new(),
+            guests: BTreeMap::new(),
             subnets: Some(subnets),
             revision: Some(listing.revision()),
         },

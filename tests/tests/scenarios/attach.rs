@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, thread};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use wire_tests::{
-    Container, Dockerd, Etcd, Family, LabError, Process, Result, Stored, Underlay, binary, check, eventually, lab,
+    Container, Dockerd, Etcd, Family, Lab, LabError, Process, Result, Stored, Underlay, binary, check, eventually, lab,
 };
 
 use crate::cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster};
@@ -125,9 +125,8 @@ fn silent(sites: &[Site]) -> Result {
 }
 
 /// A container on each of two hosts, from the first packet on.
-fn two_containers(config: &str, flags: &str, families: &[Family]) -> Result {
-    let lab = lab!();
-    let (etcd, mut sites) = sites::<2>(&lab, config, true)?;
+fn two_containers(lab: &Lab, config: &str, flags: &str, families: &[Family]) -> Result {
+    let (etcd, mut sites) = sites::<2>(lab, config, true)?;
     let before = sites.iter().map(|site| picture(&site.node)).collect::<Result<Vec<_>>>()?;
     let containers = sites.iter_mut().map(Site::run).collect::<Result<Vec<_>>>()?;
     ctl(&sites[0].node, &format!("network create app{flags}"))?;
@@ -184,17 +183,17 @@ fn two_containers(config: &str, flags: &str, families: &[Family]) -> Result {
 
 #[test]
 fn containers_on_two_hosts_reach_each_other_in_ipv4_from_the_first_packet_on() -> Result {
-    two_containers(V4, "", &[Family::V4])
+    two_containers(&lab!(), V4, "", &[Family::V4])
 }
 
 #[test]
 fn containers_on_two_hosts_reach_each_other_in_ipv6_from_the_first_packet_on() -> Result {
-    two_containers(V6, " --no-ipv4 --ipv6", &[Family::V6])
+    two_containers(&lab!(), V6, " --no-ipv4 --ipv6", &[Family::V6])
 }
 
 #[test]
 fn containers_on_two_hosts_reach_each_other_in_both_families_from_the_first_packet_on() -> Result {
-    two_containers(DUAL, " --ipv6", &Family::ALL)
+    two_containers(&lab!(), DUAL, " --ipv6", &Family::ALL)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, thread, time::Duration};
 
 use serde_json::Value;
-use wire_tests::{Etcd, Family, LabError, Result, Stored, check, eventually, lab};
+use wire_tests::{Etcd, Family, Lab, LabError, Result, Stored, check, eventually, lab};
 
 use crate::cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster};
 
@@ -78,9 +78,8 @@ pub(crate) fn all_reach(nodes: &[&Node], own: &[Vec<IpAddr>]) -> Result {
 }
 
 /// One network over three hosts, and nothing of it afterwards.
-fn over_three_hosts(config: &str, flags: &str, families: &[Family]) -> Result {
-    let lab = lab!();
-    let (etcd, nodes) = cluster::<3>(&lab, config)?;
+fn over_three_hosts(lab: &Lab, config: &str, flags: &str, families: &[Family]) -> Result {
+    let (etcd, nodes) = cluster::<3>(lab, config)?;
     let all = nodes.each_ref();
     let before = all.iter().map(|node| picture(node)).collect::<Result<Vec<_>>>()?;
     network(all[0], &format!("create app{flags}"))?;
@@ -113,17 +112,17 @@ fn over_three_hosts(config: &str, flags: &str, families: &[Family]) -> Result {
 
 #[test]
 fn a_network_over_three_hosts_in_ipv4_leaves_nothing_behind() -> Result {
-    over_three_hosts(V4, "", &[Family::V4])
+    over_three_hosts(&lab!(), V4, "", &[Family::V4])
 }
 
 #[test]
 fn a_network_over_three_hosts_in_ipv6_leaves_nothing_behind() -> Result {
-    over_three_hosts(V6, " --no-ipv4 --ipv6", &[Family::V6])
+    over_three_hosts(&lab!(), V6, " --no-ipv4 --ipv6", &[Family::V6])
 }
 
 #[test]
 fn a_network_over_three_hosts_in_both_families_leaves_nothing_behind() -> Result {
-    over_three_hosts(DUAL, " --ipv6", &Family::ALL)
+    over_three_hosts(&lab!(), DUAL, " --ipv6", &Family::ALL)
 }
 
 /// Two hosts with a network of both families, and their addresses on it.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use wire_tests::{Family, Host, LabError, Namespace, Result, check, eventually, lab};
+use wire_tests::{Family, Host, Lab, LabError, Namespace, Result, check, eventually, lab};
 
 use crate::{
     cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster},
@@ -84,9 +84,8 @@ fn forge(stranger: &Host, outer: Family, vni: u64, source: IpAddr, (victim, to):
 }
 
 /// One network of a cluster with this config, made with these flags: what others send to it.
-fn nothing_forged_is_taken(config: &str, flags: &str, outer: Family) -> Result {
-    let lab = lab!();
-    let (_etcd, [one, mut two, three, outsider]) = cluster::<4>(&lab, config)?;
+fn nothing_forged_is_taken(lab: &Lab, config: &str, flags: &str, outer: Family) -> Result {
+    let (_etcd, [one, mut two, three, outsider]) = cluster::<4>(lab, config)?;
     network(&one, &format!("create app{flags}"))?;
     let own = [&one, &two, &three].map(|node| expose_on(node, "app")).into_iter().collect::<Result<Vec<_>>>()?;
     all_reach(&[&one, &two, &three], &own)?;
@@ -154,12 +153,12 @@ fn nothing_forged_is_taken(config: &str, flags: &str, outer: Family) -> Result {
 
 #[test]
 fn what_strangers_and_members_forge_to_a_network_is_dropped_and_counted_in_both_families() -> Result {
-    nothing_forged_is_taken(DUAL, " --ipv6", Family::V4)
+    nothing_forged_is_taken(&lab!(), DUAL, " --ipv6", Family::V4)
 }
 
 #[test]
 fn what_strangers_and_members_forge_to_a_network_over_ipv6_is_dropped_and_counted() -> Result {
-    nothing_forged_is_taken(V6, " --no-ipv4 --ipv6", Family::V6)
+    nothing_forged_is_taken(&lab!(), V6, " --no-ipv4 --ipv6", Family::V6)
 }
 
 /// A namespace with a veth that somebody has put on the bridge of a network, with an address behind the host's own ones.
@@ -221,8 +220,8 @@ fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere(
     }
     let join = |node: &Node| names.iter().map(|name| expose_on(node, name)).collect::<Result<Vec<_>>>();
     let own = nodes.iter().map(join).collect::<Result<Vec<_>>>()?;
-    for number in 0..names.len() {
-        all_reach(&[one, two], &[own[0][number].clone(), own[1][number].clone()])?;
+    for (here, there) in own[0].iter().zip(&own[1]) {
+        all_reach(&[one, two], &[here.clone(), there.clone()])?;
     }
     silent(&[one, two])?;
     let guest = |node, host: usize, number: usize| Guest::on(node, names[number], &own[host][number]);

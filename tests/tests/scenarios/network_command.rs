@@ -56,7 +56,7 @@ fn a_network_is_made_shown_changed_and_removed_by_commands_of_any_host() -> Resu
 
     let changed = network(&etcd, &other, &["update", "app", "--broadcast=false", "--remove-label=tier", "--json"])?;
     assert_eq!(
-        (&json(&changed)["broadcast"], json(&changed)["labels"].as_object().map(|all| all.len())),
+        (&json(&changed)["broadcast"], json(&changed)["labels"].as_object().map(serde_json::Map::len)),
         (&false.into(), Some(0))
     );
     refused(&network(&etcd, &other, &["update", "app"])?, 64, "nothing to change is given")?;

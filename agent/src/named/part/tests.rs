@@ -142,7 +142,7 @@ async fn the_packet_filter_has_the_members_and_ports_and_nobody_while_members_ar
     };
     part.set_ports(vec![port.clone()]);
     assert!(part.share(outer()).is_some());
-    assert_eq!(part.filter().unwrap().ports, [port.clone()]);
+    assert_eq!(part.filter().unwrap().ports, std::slice::from_ref(&port));
     part.set_ports(vec![port]);
     assert!(part.share(outer()).is_none(), "they are the same");
 }

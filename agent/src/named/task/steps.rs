@@ -64,6 +64,9 @@ impl<P: Ports> NamedTask<P> {
             }
             self.parts.insert(name, part);
         }
+        if !self.is_saved {
+            self.unsaved = self.save().await.err();
+        }
     }
 
     /// Takes over what the networks stand on. True if the store is the one that it was.
@@ -113,12 +116,14 @@ impl<P: Ports> NamedTask<P> {
         let is_listed = lack.is_some();
         let needs_job = match lack {
             Some(lack) if has_joined => part.note_lack(lack, now),
-            Some(_) | None => !has_joined,
+            Some(_) => !has_joined,
+            // A network that is refused is not joined, and that is not known yet.
+            None => false,
         };
         let admitted = self.admission.networks();
         if let Some(refusal) = admitted.refused.get(name).filter(|_| is_known) {
             let why = format!("the network {name} is refused: {refusal}");
-            if !has_joined && part.is_awaited() {
+            if !has_joined && !part.is_busy && part.is_awaited() {
                 part.answer(&Err(why));
                 return true;
             }

@@ -341,8 +341,8 @@ async fn wiped<S: LeaseStore>(store: &S) {
     networks.leave(&name, host(1)).await.unwrap();
     let thief = wire_lease::named::Record::to_value(&wire_lease::named::BlockRecord { host: host(2) });
     let key = joined.rooms[0].key(&KeyPrefix::new("/n"), &name);
-    let put = wire_store::Write::Put { key, value: thief, lease: None };
-    store.commit(wire_store::Txn { when: vec![], then: vec![put] }).await.unwrap();
+    let put = Write::Put { key, value: thief, lease: None };
+    store.commit(Txn { when: vec![], then: vec![put] }).await.unwrap();
     let lost = networks.put_back(&name, &kept, &joining(1, lease)).await.unwrap();
     assert_eq!(lost, PutBack::There { lost: joined.rooms });
 

@@ -111,13 +111,17 @@ impl World {
             Act::Update => self.update(name),
             Act::Remove => self.remove(name, false),
             Act::RemoveByForce => self.remove(name, true),
-            Act::DeleteBridge => self.to_device(host, name, "wb", |kernel, link| kernel.delete_link(link.as_str())),
-            Act::DeleteOverlay => self.to_device(host, name, "wv", |kernel, link| kernel.delete_link(link.as_str())),
-            Act::FlushFdb => self.to_device(host, name, "wv", |kernel, link| kernel.flush_fdb(link.as_str())),
-            Act::FlushNeighbours => {
-                self.to_device(host, name, "wb", |kernel, link| kernel.flush_neighbours(link.as_str()));
+            Act::DeleteBridge => {
+                self.disturb_device(host, name, "wb", |kernel, link| kernel.delete_link(link.as_str()))
             }
-            Act::FlushBridge => self.to_device(host, name, "wb", |kernel, link| {
+            Act::DeleteOverlay => {
+                self.disturb_device(host, name, "wv", |kernel, link| kernel.delete_link(link.as_str()))
+            }
+            Act::FlushFdb => self.disturb_device(host, name, "wv", |kernel, link| kernel.flush_fdb(link.as_str())),
+            Act::FlushNeighbours => {
+                self.disturb_device(host, name, "wb", |kernel, link| kernel.flush_neighbours(link.as_str()));
+            }
+            Act::FlushBridge => self.disturb_device(host, name, "wb", |kernel, link| {
                 kernel.edit(|net| {
                     let ours: Vec<_> = net.bridge_fdb.keys().filter(|key| key.bridge == link).copied().collect();
                     for key in ours {
@@ -137,7 +141,7 @@ impl World {
     }
 
     /// Does something to a device of a network on a host, if it has it.
-    fn to_device(
+    fn disturb_device(
         &mut self,
         host: usize,
         name: &NetworkName,

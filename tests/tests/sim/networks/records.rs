@@ -140,7 +140,7 @@ impl NetworkFound {
                 let family = pool.family();
                 let bits = if family == room.family() { bits } else { pool.first_bits() | bits };
                 all.extend(
-                    of(family, bits).map(|host| host.network()).ok().filter(|address| is_usable(*pool, *address)),
+                    of(family, bits).map(wire_net::Prefix::network).ok().filter(|address| is_usable(*pool, *address)),
                 );
             }
         }
