@@ -112,10 +112,10 @@ impl World {
             Act::Remove => self.remove(name, false),
             Act::RemoveByForce => self.remove(name, true),
             Act::DeleteBridge => {
-                self.disturb_device(host, name, "wb", |kernel, link| kernel.delete_link(link.as_str()))
+                self.disturb_device(host, name, "wb", |kernel, link| kernel.delete_link(link.as_str()));
             }
             Act::DeleteOverlay => {
-                self.disturb_device(host, name, "wv", |kernel, link| kernel.delete_link(link.as_str()))
+                self.disturb_device(host, name, "wv", |kernel, link| kernel.delete_link(link.as_str()));
             }
             Act::FlushFdb => self.disturb_device(host, name, "wv", |kernel, link| kernel.flush_fdb(link.as_str())),
             Act::FlushNeighbours => {

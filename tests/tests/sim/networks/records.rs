@@ -139,9 +139,7 @@ impl NetworkFound {
             for (pool, _) in &self.pools {
                 let family = pool.family();
                 let bits = if family == room.family() { bits } else { pool.first_bits() | bits };
-                all.extend(
-                    of(family, bits).map(wire_net::Prefix::network).ok().filter(|address| is_usable(*pool, *address)),
-                );
+                all.extend(of(family, bits).map(Prefix::network).ok().filter(|address| is_usable(*pool, *address)));
             }
         }
         all
