@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(port.mtu, Mtu(1450));
         let guest = desired.get(Namespace::Guest(7)).unwrap();
         let addresses: Vec<String> = guest.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["10.128.1.5/20 dev eth1", "fd57:0:0:1::a80:105/64 dev eth1"]);
+        assert_eq!(addresses, ["10.128.1.5/20 dev eth1", "fd57::1:0:0:a80:105/64 dev eth1"]);
         assert_eq!(guest.links[&"eth1".parse().unwrap()].mac, Some("02:57:0a:80:01:05".parse().unwrap()));
         assert!(guest.routes.len() == 2 && guest.routes.keys().all(|key| key.metric == METRIC + 5000));
     }

@@ -116,10 +116,13 @@ impl<P: Ports> NamedTask<P> {
         let is_listed = lack.is_some();
         let needs_job = match lack {
             Some(lack) if has_joined => part.note_lack(lack, now),
-            Some(_) => !has_joined,
-            // A network that is refused is not joined, and that is not known yet.
+            Some(_) => true,
             None => false,
         };
+        if !is_listed && !has_joined {
+            // A network that is refused is not joined, and that is not known yet.
+            part.wait_for("etcd has not listed the networks since the agent's start");
+        }
         let admitted = self.admission.networks();
         if let Some(refusal) = admitted.refused.get(name).filter(|_| is_known) {
             let why = format!("the network {name} is refused: {refusal}");
