@@ -14,7 +14,9 @@ use std::{
 use serde_json::Value;
 use wire_net::Family;
 
-use crate::{Host, LabError, Namespace, Process, Result, command::output, eventually, kernel::damaged_in, run};
+use crate::{
+    Host, Kernel, LabError, Namespace, Process, Result, check, command::output, eventually, kernel::damaged_in, run,
+};
 
 /// The image every dockerd of the lab has: a static busybox.
 const IMAGE: &str = "lab";
@@ -113,7 +115,18 @@ impl Dockerd {
         let docker = self.client();
         let words = ["run", "--detach", "--name", &name].into_iter().chain(options.iter().copied());
         docker.call(&words.chain([IMAGE, "sleep", "86400"]).collect::<Vec<_>>())?;
+        eventually(Duration::from_secs(10), || self.bridge_has_addresses())?;
         Ok(Container { name, docker })
+    }
+
+    /// With its first container docker0 gets a carrier, and only then the kernel asks whether another host has the bridge's IPv6
+    /// addresses. Until nobody has answered, the bridge answers nobody either: a container has no gateway.
+    fn bridge_has_addresses(&self) -> Result {
+        let kernel = Kernel::new(&self.namespace);
+        let has_carrier =
+            kernel.link("docker0")?.is_some_and(|bridge| bridge.flags.iter().any(|flag| flag == "LOWER_UP"));
+        let addresses = kernel.addresses("docker0")?;
+        check(!has_carrier || addresses.iter().all(|address| !address.tentative), || format!("{addresses:?}"))
     }
 
     /// Runs the docker client.

@@ -114,6 +114,9 @@ pub struct Address {
     pub len: u8,
     /// `global`, `link`, …
     pub scope: String,
+    /// While the kernel asks whether another host has it (RFC 4862, 5.4). Without a carrier it does not begin to ask.
+    #[serde(default)]
+    pub tentative: bool,
 }
 
 impl<'a> Kernel<'a> {

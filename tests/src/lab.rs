@@ -69,8 +69,9 @@ impl Lab {
     /// A lab for the test of this name that needs these roots of other Debians ([`crate::Guest`]), counted as run; `None`: the test is to be skipped, which has been said.
     ///
     /// # Errors
-    /// Where a skip is a failure, because `WIRE_TESTS_REQUIRE_LAB` is 1.
+    /// Where a skip is a failure, because `WIRE_TESTS_REQUIRE_LAB` is 1, or the name is another than the test's.
     pub fn for_test_with(name: &str, share: Share, roots: &[&str]) -> Result<Option<Self>> {
+        begun_in_the_test(name)?;
         let missing = |root: &&&str| !guest::made(root).exists();
         let no_root = |root: &&str| format!("target/{root} is missing or half made (`make roots` makes it)");
         if let Some(lack) = lack(&[]).or_else(|| roots.iter().find(missing).map(no_root)) {
@@ -137,6 +138,19 @@ macro_rules! lab {
             None => return Ok(()),
         }
     }};
+}
+
+/// Refuses a lab that a function begins which several tests may call: they would be counted as one, and the others as skipped.
+/// The test harness gives a test's name to its thread, if it runs several tests at a time.
+fn begun_in_the_test(name: &str) -> Result {
+    let thread = thread::current();
+    let test = thread.name().filter(|test| *test != "main").unwrap_or(name);
+    let counted = name.ends_with(test);
+    if counted {
+        Ok(())
+    } else {
+        Err(LabError::Wrong(format!("lab!() is in {name}: it has to be in the test, {test}")))
+    }
 }
 
 /// What this machine lacks to hold a lab that runs some more programs than each does.
@@ -215,5 +229,18 @@ impl Seats {
 impl Drop for Seats {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_that_is_begun_in_a_function_of_several_tests_is_refused() {
+        let asked = |name| thread::Builder::new().name("one::test".to_owned()).spawn(move || begun_in_the_test(name));
+        let is_refused = |name| asked(name).unwrap().join().unwrap().is_err();
+        assert!(is_refused("scenarios::one::function_of_several"));
+        assert!(!is_refused("scenarios::one::test"));
     }
 }

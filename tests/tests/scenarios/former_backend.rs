@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use wire_tests::{AgentSpec, Etcd, Family, Host, LabError, Pings, Result, check, eventually, lab, run_binary};
+use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, LabError, Pings, Result, check, eventually, lab, run_binary};
 
 use crate::{
     backend_change::{LOST_AT_A_RESTART, ping_each_other, recorded, restart_between},
@@ -135,9 +135,8 @@ fn names_the_others(change: &Change, nodes: &[Node; 3]) -> Result {
     Ok(())
 }
 
-fn all_pairs_talk(change: &Change) -> Result {
-    let lab = lab!();
-    let etcd = Etcd::start(&lab)?;
+fn all_pairs_talk(lab: &Lab, change: &Change) -> Result {
+    let etcd = Etcd::start(lab)?;
     etcd.put_config(&config(change.from))?;
     let [one, two, three] = lab.hosts::<3>()?;
     let mut nodes = [node(one, &etcd)?, node(two, &etcd)?, node(three, &etcd)?];
@@ -167,67 +166,82 @@ const ON_8285: &str = r#"{"Port":8285}"#;
 
 #[test]
 fn with_another_vni_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_the_old_one_stays() -> Result {
-    all_pairs_talk(&Change {
-        from: VXLAN,
-        to: VNI_7,
-        devices: DEVICES,
-        links: ["flannel.7", "flannel-v6.7"],
-        name: "vxlan with VNI 1",
-        port: None,
-        records: &[ON_8472; 3],
-    })
+    all_pairs_talk(
+        &lab!(),
+        &Change {
+            from: VXLAN,
+            to: VNI_7,
+            devices: DEVICES,
+            links: ["flannel.7", "flannel-v6.7"],
+            name: "vxlan with VNI 1",
+            port: None,
+            records: &[ON_8472; 3],
+        },
+    )
 }
 
 #[test]
 fn from_vxlan_to_host_gw_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_vxlan_stays() -> Result {
-    all_pairs_talk(&Change {
-        from: VXLAN,
-        to: HOST_GW,
-        devices: DEVICES,
-        links: ["eth0"; 2],
-        name: "vxlan with VNI 1",
-        port: Some(":2118 "),
-        records: &[],
-    })
+    all_pairs_talk(
+        &lab!(),
+        &Change {
+            from: VXLAN,
+            to: HOST_GW,
+            devices: DEVICES,
+            links: ["eth0"; 2],
+            name: "vxlan with VNI 1",
+            port: Some(":2118 "),
+            records: &[],
+        },
+    )
 }
 
 #[test]
 fn from_host_gw_to_vxlan_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_host_gw_stays() -> Result {
-    all_pairs_talk(&Change {
-        from: HOST_GW,
-        to: VXLAN,
-        devices: ["none"; 2],
-        links: DEVICES,
-        name: "host-gw",
-        port: None,
-        records: &[ON_8472; 3],
-    })
+    all_pairs_talk(
+        &lab!(),
+        &Change {
+            from: HOST_GW,
+            to: VXLAN,
+            devices: ["none"; 2],
+            links: DEVICES,
+            name: "host-gw",
+            port: None,
+            records: &[ON_8472; 3],
+        },
+    )
 }
 
 #[test]
 fn from_vxlan_to_udp_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_vxlan_stays() -> Result {
-    all_pairs_talk(&Change {
-        from: VXLAN,
-        to: UDP,
-        devices: DEVICES,
-        links: TUNS,
-        name: "vxlan with VNI 1",
-        port: Some(":2118 "),
-        records: &[ON_8285; 3],
-    })
+    all_pairs_talk(
+        &lab!(),
+        &Change {
+            from: VXLAN,
+            to: UDP,
+            devices: DEVICES,
+            links: TUNS,
+            name: "vxlan with VNI 1",
+            port: Some(":2118 "),
+            records: &[ON_8285; 3],
+        },
+    )
 }
 
 #[test]
 fn from_udp_to_vxlan_all_pairs_talk_while_hosts_are_restarted_and_nothing_of_udp_stays() -> Result {
-    all_pairs_talk(&Change {
-        from: UDP,
-        to: VXLAN,
-        devices: TUNS,
-        links: DEVICES,
-        name: "udp",
-        port: Some(":205D "),
-        records: &[ON_8472; 3],
-    })
+    all_pairs_talk(
+        &lab!(),
+        &Change {
+            from: UDP,
+            to: VXLAN,
+            devices: TUNS,
+            links: DEVICES,
+            name: "udp",
+            port: Some(":205D "),
+            records: &[ON_8472; 3],
+        },
+    )
 }
 
 /// Restarts the agent of a host, and runs `wire-agent verify` on it.

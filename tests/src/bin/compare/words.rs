@@ -44,7 +44,7 @@ enum Word {
 }
 
 /// Each is tried on what the ones before it have left.
-const PATTERNS: [(&str, Word); 22] = [
+const PATTERNS: [(&str, Word); 25] = [
     // The agent of the Makefile's BASE did not name the family in the marks of the rules that decide.
     (
         r#"(comment "(?:let in by no rule|sources outside leases|peers|sources of other leases|strangers|all others)) v[46]"#,
@@ -54,6 +54,11 @@ const PATTERNS: [(&str, Word); 22] = [
     (r#"("firewall": \{\n +"converged": \w+,\n +"written": )\d+"#, Word::Plain("COUNT")),
     // The agent of the Makefile's BASE does not list its conditions. All their texts stand in other fields too.
     (r#"(?s),\n  "conditions": \[(?:\]|.*?\n  \])"#, Word::Plain("")),
+    // Nor does it say by which former backend a peer is reached, or keep what it speaks for a change of backend.
+    (r#",\n +"reached_by": """#, Word::Plain("")),
+    (r#"(?s),\n +"spoken": \{.*?\n +\}"#, Word::Plain("")),
+    // Drawn anew with each network.json.
+    (r#"(\{"id":")[0-9a-f]{16}"#, Word::Plain("ID")),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z| UTC|[+-]\d\d:\d\d)?", Word::Plain("TIME")),
     // The lab's own MACs, of hosts, of peers and of former flannels, are the same in each run, as are groups that are no host's.
     (
@@ -82,7 +87,8 @@ const PATTERNS: [(&str, Word); 22] = [
 ];
 
 /// Sentences that the agent of the Makefile's BASE has in other words than today's: then, and now. Nothing but words may be in here.
-const REWORDED: [(&str, &str); 4] = [
+const REWORDED: [(&str, &str); 5] = [
+    ("give each a --run-dir of its own", "give each an --network of its own"),
     ("traffic flows by what was known at ", "traffic uses the leases known at "),
     ("other hosts do not reach its containers", "other hosts cannot reach its containers"),
     ("or, where it gets no such flags, run", "or, if docker.service does not pass them, run"),
@@ -197,6 +203,15 @@ mod tests {
             let text = format!("{{\n  \"a\": [],\n  \"conditions\": {list}\n}}\n");
             assert_eq!(replaced(&text), "{\n  \"a\": []\n}\n");
         }
+    }
+
+    #[test]
+    fn what_only_a_newer_agent_says_does_not_count() {
+        assert_eq!(replaced("\"a\": 1,\n      \"reached_by\": \"\"\n"), "\"a\": 1\n");
+        assert_eq!(replaced("\"a\": 1,\n  \"spoken\": {\n    \"joined\": \"{}\"\n  }\n}"), "\"a\": 1\n}");
+        assert_eq!(replaced(r#"{"id":"71f980c9c284ef78","prefix":"/x"}"#), r#"{"id":"ID","prefix":"/x"}"#);
+        let other = ",\n      \"reached_by\": \"host-gw\"";
+        assert_eq!(replaced(other), other);
     }
 
     #[test]
