@@ -17,7 +17,7 @@ use super::{
     filter::{self, Members},
     lack::Lack,
 };
-use crate::datapath::NetworkShare;
+use crate::{attach::Endpoint, datapath::NetworkShare};
 
 /// This host's part in a network.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(super) struct Part {
     /// Until when hosts that vanish are kept, since the store has lost something.
     keep_until: Option<Instant>,
     pub(super) kernel: Kernel,
+    /// When a share that could not be done is set again.
+    tell_at: Option<Instant>,
     /// When the network as it is admitted is to be saved; `None` if it is, or is being saved.
     save_at: Option<Instant>,
     /// Whether a job runs for it.
@@ -154,6 +156,7 @@ impl Part {
             keep_until: None,
             kernel: Kernel::Nothing,
             save_at: None,
+            tell_at: None,
             is_busy: false,
             again: None,
             pauses: PAUSES,
@@ -176,7 +179,7 @@ impl Part {
     /// Begins anew after this host has begun to take part, or to leave.
     pub(super) fn turn(&mut self) {
         (self.again, self.trouble) = (None, Trouble::None);
-        (self.computed, self.kernel, self.after_filter) = (None, Kernel::Nothing, None);
+        (self.computed, self.kernel, self.after_filter, self.tell_at) = (None, Kernel::Nothing, None, None);
     }
 
     /// Holds nothing any more.
@@ -218,8 +221,12 @@ impl Part {
         (self.again, self.has_seen, self.check_at) = (None, false, Some(now + SHOWN));
         self.trouble = Trouble::None;
         let is_new = self.entry.held.as_ref() != Some(&kept);
+        // Another host may have got an address while this one was away for longer than its lease.
+        let before: usize = self.entry.endpoints.values().map(Vec::len).sum();
+        self.entry.endpoints.values_mut().for_each(|all| all.retain(|endpoint| has_address_of(&kept, endpoint)));
+        let after: usize = self.entry.endpoints.values().map(Vec::len).sum();
         self.entry.held = Some(kept);
-        is_new
+        is_new || before != after
     }
 
     /// Puts the next job off, after one that failed.
@@ -245,7 +252,7 @@ impl Part {
     /// an event: etcd's answer, a lease, the end of another time.
     pub(super) fn next_time(&self, looked: Instant) -> Option<Instant> {
         let again = self.again.filter(|_| !self.is_busy);
-        let times = [again, self.check_at, self.keep_until, self.save_at];
+        let times = [again, self.check_at, self.keep_until, self.save_at, self.tell_at];
         times.into_iter().flatten().filter(|time| *time > looked).min()
     }
 
@@ -329,9 +336,15 @@ impl Part {
         self.attached.made().cloned().collect()
     }
 
-    /// Has the share set anew, since not all of it is in the kernel.
-    pub(super) const fn tell_again(&mut self) {
-        self.is_behind = true;
+    /// Has the share set anew at this time, since not all of it is in the kernel.
+    pub(super) const fn tell_again(&mut self, at: Instant) {
+        (self.is_behind, self.tell_at) = (true, Some(at));
+    }
+
+    /// Whether a share that could not be done waits.
+    pub(super) fn waits_to_tell(&mut self, now: Instant) -> bool {
+        self.tell_at = self.tell_at.filter(|at| *at > now);
+        self.tell_at.is_some()
     }
 
     /// The network as it was admitted last.
@@ -399,6 +412,12 @@ impl Part {
             let _ = asker.send(answer.clone());
         }
     }
+}
+
+/// Whether an address of a container is one of this host's.
+fn has_address_of(kept: &Kept, endpoint: &Endpoint) -> bool {
+    let address = endpoint.addresses.get(kept.record.pools.claimed().prefix.family());
+    address.is_some_and(|address| kept.rooms.iter().any(|room| room.prefix().contains(*address)))
 }
 
 fn share(net: DesiredNet, scope: Scope) -> NetworkShare {

@@ -41,6 +41,8 @@ use crate::{
 
 /// The pause before the document is written again, if that failed.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// The time after which a share that could not be done is set again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct NamedTask<P: Ports> {
     ports: P,
@@ -149,7 +151,8 @@ impl<P: Ports> NamedTask<P> {
     /// The next time at which something is to be done without an event, after a look at `looked`.
     fn next_time(&self, looked: Instant) -> Option<Instant> {
         let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
-        let of_guests = self.attachments.spots.next_time();
+        // What is overdue waits until the helper has answered for another.
+        let of_guests = self.attachments.spots.next_time().filter(|at| *at > looked);
         let known_at = self.known_at.filter(|at| self.known.is_some() && *at > Instant::now());
         let of_parts = self.parts.values().filter_map(|part| part.next_time(looked));
         of_parts.chain(again).chain(of_guests).chain(known_at).min()
@@ -254,7 +257,7 @@ impl<P: Ports> NamedTask<P> {
                 };
                 // The loop tries it again too, and the status says why.
                 part.kernel = Kernel::Nothing;
-                part.tell_again();
+                part.tell_again(now + AGAIN);
                 let trouble = match part.entry.is_wanted() {
                     true => part.trouble.clone(),
                     false => Trouble::Waits(format!("not all of it could be removed from the kernel: {why}")),

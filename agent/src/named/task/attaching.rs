@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -13,7 +12,7 @@ use wire_lease::named::{Joining, NetworkError, Room};
 use wire_net::{LinkName, NetworkName, chain};
 use wire_state::{Failure, KernelOp, LinkPlace, Namespace, Network, Op, Report};
 
-use super::{NamedTask, steps::joining};
+use super::{AGAIN, NamedTask, steps::joining};
 use crate::{
     attach::{self, Arrival, Attached, AttachmentId, Endpoint, Placement, Seen},
     guests::{HelperError, Place, Running},
@@ -312,8 +311,7 @@ impl<P: Ports> NamedTask<P> {
         let time = shown(self.ports.time_of_day());
         let Some(part) = self.parts.get_mut(name) else { return };
         if !is_done {
-            part.tell_again();
-            part.again = Some(Instant::now() + AGAIN);
+            part.tell_again(Instant::now() + AGAIN);
             return;
         }
         part.attached().note_done(number);
@@ -414,9 +412,6 @@ impl<P: Ports> NamedTask<P> {
         endpoints.filter(|endpoint| endpoint.holder == key).any(|endpoint| is_there(id.port(endpoint.slot)))
     }
 }
-
-/// The pause before a share is told again of which not all was done.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// Has an attachment take part in the network. True if it has not yet.
 fn want(part: &mut Part, id: AttachmentId) -> bool {

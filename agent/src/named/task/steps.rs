@@ -193,6 +193,9 @@ impl<P: Ports> NamedTask<P> {
         if part.admit(network, Instant::now()) {
             self.is_saved = false;
         }
+        if part.waits_to_tell(Instant::now()) {
+            return;
+        }
         let Some((share, filter)) = part.share(ground.outer).and_then(|share| Some((share, part.filter()?))) else {
             return;
         };

@@ -127,7 +127,12 @@ fn chain(pair: &Pair<'_, ObservedBaseChain, BaseChain>) -> Vec<Difference> {
         (_, None) => return vec![Difference::unwanted(entry)],
     };
     let mut found: Vec<Difference> = chain_itself(entry, observed, desired).into_iter().collect();
-    found.extend(rules::differences(pair.name, &observed.rules, &desired.rules));
+    // The other table may have a chain of the same name.
+    let chain = match pair.table.family {
+        TableFamily::Inet => pair.name.to_owned(),
+        TableFamily::Bridge => format!("{} of {}", pair.name, pair.table),
+    };
+    found.extend(rules::differences(&chain, &observed.rules, &desired.rules));
     found
 }
 
