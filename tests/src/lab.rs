@@ -69,9 +69,8 @@ impl Lab {
     /// A lab for the test of this name that needs these roots of other Debians ([`crate::Guest`]), counted as run; `None`: the test is to be skipped, which has been said.
     ///
     /// # Errors
-    /// Where a skip is a failure, because `WIRE_TESTS_REQUIRE_LAB` is 1, or the name is another than the test's.
+    /// Where a skip is a failure, because `WIRE_TESTS_REQUIRE_LAB` is 1.
     pub fn for_test_with(name: &str, share: Share, roots: &[&str]) -> Result<Option<Self>> {
-        begun_in_the_test(name)?;
         let missing = |root: &&&str| !guest::made(root).exists();
         let no_root = |root: &&str| format!("target/{root} is missing or half made (`make roots` makes it)");
         if let Some(lack) = lack(&[]).or_else(|| roots.iter().find(missing).map(no_root)) {
@@ -85,6 +84,15 @@ impl Lab {
         let seats = Seats::take(if share == Share::Alone { SEATS } else { 1 });
         let timed = Timed::begin(name)?;
         Self::with(seats, Some(timed)).map(Some)
+    }
+
+    /// The same, for [`crate::lab!`]: the name is that of the function in which it stands, which has to be the test.
+    ///
+    /// # Errors
+    /// As there, and where the name is another than the test's.
+    pub fn begin(name: &str, share: Share, roots: &[&str]) -> Result<Option<Self>> {
+        begun_in_the_test(name)?;
+        Self::for_test_with(name, share, roots)
     }
 
     fn with(seats: Seats, timed: Option<Timed>) -> Result<Self> {
@@ -133,7 +141,7 @@ macro_rules! lab {
     ($share:expr, $roots:expr) => {{
         fn here() {}
         let name = std::any::type_name_of_val(&here).trim_end_matches("::here");
-        match $crate::Lab::for_test_with(name, $share, $roots)? {
+        match $crate::Lab::begin(name, $share, $roots)? {
             Some(lab) => lab,
             None => return Ok(()),
         }
