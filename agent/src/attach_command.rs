@@ -20,7 +20,7 @@ use crate::{
     output,
 };
 
-/// How a guest is named, for `--help`.
+/// The names of guests, for `--help`.
 const GUESTS: &str = "GUEST is one of:
   NAME, name:NAME               the container of that name, also after docker rm and run
   id:HEX                        a container by at least 12 digits of its id
@@ -31,7 +31,7 @@ const GUESTS: &str = "GUEST is one of:
 
 Exit statuses: 0 attached (also if it was before) or kept with --when-started, 1 refused or blocked, 3 no such guest runs.";
 
-/// What to attach.
+/// Flags of `wire-agent attach`.
 #[derive(Debug, Args)]
 #[command(after_help = GUESTS)]
 pub(crate) struct AttachFlags {
@@ -56,12 +56,11 @@ pub(crate) struct AttachFlags {
     /// Keep it for when the container is started, if it does not run.
     #[arg(long)]
     when_started: bool,
-    /// How to print.
     #[command(flatten)]
     output: Output,
 }
 
-/// What to detach.
+/// Flags of `wire-agent detach`.
 #[derive(Debug, Args)]
 pub(crate) struct DetachFlags {
     /// The container or namespace, as it was given to attach, or the id of an attachment.
@@ -73,7 +72,6 @@ pub(crate) struct DetachFlags {
     /// Only this interface of it.
     #[arg(long, value_parser = attach::interface, value_name = "IFACE")]
     name: Option<LinkName>,
-    /// How to print.
     #[command(flatten)]
     output: Output,
 }

@@ -70,7 +70,7 @@ pub(crate) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// What an agent that runs can be asked for.
+/// The parts of a running agent that answer.
 #[derive(Clone)]
 pub(crate) struct Running {
     pub(crate) loops: Loops,

@@ -123,7 +123,7 @@ const fn made(op: &Op) -> Option<LinkPlace> {
     }
 }
 
-/// Whether a link belongs to a network by name or to a container on it.
+/// True if a link belongs to a network by name or to a container on it.
 fn is_of_named(LinkPlace { namespace, name }: LinkPlace) -> bool {
     namespace != Namespace::Host || Segment::has_device(name) || SegmentEndpoint::has_port(name)
 }
@@ -223,7 +223,7 @@ impl<P: Ports> NetworkLoop<P> {
         }
     }
 
-    /// How often everything is compared.
+    /// The time between two full comparisons.
     fn period(&self) -> Duration {
         if self.guests.is_empty() { PERIOD } else { PERIOD_OF_GUESTS }
     }
@@ -390,7 +390,7 @@ impl<P: Ports> NetworkLoop<P> {
     }
 }
 
-/// What all networks want to be looked at.
+/// The union of the scopes of all networks.
 fn scopes(shares: &Shares<NetworkShare>) -> PerNamespace<Scope> {
     let mut all = shares.values();
     let first = all.next();

@@ -120,7 +120,7 @@ pub(crate) struct FirewallLoop<P: Ports> {
     seen: FirewallSeen,
     facts: HostFacts,
     rules: Rules,
-    /// Whether shares were set that no round has used.
+    /// True if shares were set that no round has used.
     is_behind: bool,
     /// The time of the next look, even without a notification.
     next_look: Instant,

@@ -42,7 +42,7 @@ pub(crate) use self::{
 };
 use crate::{attach::Watched, exit::Exit, host::Host, loops::Loops, ports::Ports};
 
-/// What networks by name stand on: the default network, as it was joined.
+/// The ground of networks by name: the default network, as it was joined.
 #[derive(Clone, Debug)]
 pub(crate) struct Ground<S> {
     /// The number of joins of the default network, this one included.
@@ -86,7 +86,7 @@ pub(crate) struct Request {
     pub(crate) done: oneshot::Sender<Result<(), String>>,
 }
 
-/// What a command wants.
+/// The wish of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
     /// This host takes part, with an address of its own.

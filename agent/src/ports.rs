@@ -100,7 +100,7 @@ pub trait Ports: Clone + Send + Sync + 'static {
     /// The folder below which Docker's units and settings are; `None` on a host that can have no Docker.
     fn docker_root(&self) -> Option<&Path>;
 
-    /// Whether this host has containers that attachments can be for.
+    /// True if this host has containers that attachments can be for.
     fn has_guests(&self) -> bool {
         false
     }

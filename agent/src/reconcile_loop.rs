@@ -188,7 +188,7 @@ impl<S, O: Clone> LoopHandle<S, O> {
 
 type Named<D> = (NetworkName, Arc<D>);
 
-/// What the shares of a loop were merged from last, and what came of it.
+/// The shares of a loop at the last merge, and the result.
 pub(crate) struct LastMerge<D> {
     shares: Vec<Named<D>>,
     /// `None` if there were clashes.

@@ -72,7 +72,7 @@ pub(crate) struct Status {
     pub(crate) tunnels: Tunnels,
     /// This host's part in networks by name.
     pub(crate) networks: BTreeMap<NetworkName, NetworkSeen>,
-    /// What containers have on them.
+    /// The interfaces of containers on them.
     pub(crate) attachments: BTreeMap<AttachmentId, AttachmentSeen>,
 }
 

@@ -31,9 +31,9 @@ pub struct Segment {
     pub vni: Vni,
     /// All addresses of the network. The gateway of each family is the first one after the prefix's own, on each host.
     pub pools: DualStack<Prefix>,
-    /// Whether frames for all are sent to all hosts of the network.
+    /// True if frames for all are sent to all hosts of the network.
     pub broadcast: bool,
-    /// Whether nothing leads out of the network.
+    /// True if nothing leads out of the network.
     pub internal: bool,
     /// The MTU that is asked for, in bytes. It is never more than what fits into the underlay's.
     pub mtu: Option<Mtu>,
@@ -78,7 +78,7 @@ impl Segment {
         format!("wv.{vni}").parse().expect("eleven letters and digits at most")
     }
 
-    /// Whether a link of that name is a device of a network.
+    /// True if a link of that name is a device of a network.
     #[must_use]
     pub fn has_device(name: LinkName) -> bool {
         let vni = name.as_str().strip_prefix("wb.").or_else(|| name.as_str().strip_prefix("wv."));
@@ -143,7 +143,7 @@ impl Segment {
         net
     }
 
-    /// What the VXLAN device does as a port: who is behind it is known, and never learnt.
+    /// The flags of the VXLAN device as a port: who is behind it is known, and never learnt.
     const fn port(&self) -> PortFlags {
         PortFlags::none()
             .with(PortFlag::NeighbourSuppression, true)

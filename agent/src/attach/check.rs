@@ -118,7 +118,7 @@ impl Attachment {
         Ok(())
     }
 
-    /// What is not refused, and the operator should know.
+    /// Remarks for the operator: nothing is refused for them.
     #[cfg_attr(not(test), expect(dead_code, reason = "gateways come with links to other networks"))]
     pub(crate) fn notes(&self) -> Vec<String> {
         let gateway = self.gateway.filter(|gateway| self.fixed().any(|(address, _)| of_one_family(*gateway, address)));
@@ -202,7 +202,7 @@ impl Attachment {
 
 const LINK_LOCAL: &str = "link-local, and the kernel gives those itself";
 
-/// Why no container can have an address, whatever its prefix.
+/// The reason why no container can have an address, whatever its prefix.
 fn unfit(address: IpAddr) -> Option<&'static str> {
     let is_link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -222,7 +222,7 @@ fn unfit(address: IpAddr) -> Option<&'static str> {
     .find_map(|(is_so, what)| is_so.then_some(what))
 }
 
-/// Why it cannot be the first or last address of its prefix. A link of two hosts (RFC 3021, RFC 6164) has no such addresses.
+/// The reason why it cannot be the first or last address of its prefix. A link of two hosts (RFC 3021, RFC 6164) has no such addresses.
 fn edge(address: IpAddr, len: u8) -> Option<&'static str> {
     let prefix = Prefix::new(address, len).ok()?;
     if prefix.len() + 2 > prefix.family().bits() {

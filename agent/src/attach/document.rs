@@ -52,7 +52,7 @@ pub(crate) enum Origin {
     Cli,
 }
 
-/// What the interface leads to.
+/// The other end of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Link {

@@ -14,7 +14,7 @@ use crate::files::{Durable, WriteError, read_small, write_if_changed};
 #[derive(Clone, Debug)]
 pub(crate) struct Folder(PathBuf);
 
-/// What is on disk.
+/// A file as it was found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) attachments: BTreeMap<AttachmentId, Attachment>,

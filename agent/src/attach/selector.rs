@@ -70,7 +70,7 @@ pub(crate) struct Ambiguous {
 }
 
 impl Selector {
-    /// Whether it can mean several containers at a time, which then cannot have one address.
+    /// True if it can mean several containers at a time, which then cannot have one address.
     pub(crate) const fn can_be_several(&self) -> bool {
         match self {
             Self::Label { .. } | Self::Compose { number: None, .. } => true,
@@ -83,7 +83,7 @@ impl Selector {
         }
     }
 
-    /// Whether both are written for the same, perhaps in different words.
+    /// True if both are written for the same, perhaps in different words.
     pub(crate) fn is_for_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Word(one) | Self::Name(one), Self::Word(other) | Self::Name(other)) => one == other,
@@ -95,7 +95,7 @@ impl Selector {
         }
     }
 
-    /// Whether it can mean containers, which Docker has to tell of.
+    /// True if it can mean containers, which Docker has to tell of.
     pub(crate) const fn asks_docker(&self) -> bool {
         match self {
             Self::Word(_) | Self::Name(_) | Self::Id(_) | Self::Label { .. } | Self::Compose { .. } => true,
@@ -236,7 +236,7 @@ fn file(text: &str) -> Result<Selector, SelectorError> {
     if valid { Ok(Selector::File(text.into())) } else { Err(SelectorError::File(text.to_owned())) }
 }
 
-/// As it is written.
+/// The text of the command line.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

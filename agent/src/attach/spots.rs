@@ -10,14 +10,14 @@ use wire_state::Namespace;
 use super::watched::instances;
 use crate::guests::{HelperError, Place, Running, Why};
 
-/// How often a namespace of which nobody tells the end is looked at, and one that is not there is asked for again.
+/// The time between two looks at a namespace of which nobody tells the end, and at one that is not there.
 const LOOK: Duration = Duration::from_secs(1);
 /// The pause before one is asked for again that could not be opened.
 const AGAIN: Duration = Duration::from_secs(5);
 /// The most that are being opened at a time: the helper takes eight connections.
 const AT_A_TIME: usize = 4;
 
-/// What was opened in a namespace. It exists for as long as a copy of this is kept.
+/// The sockets and files that were opened in a namespace. It exists for as long as a copy of this is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Opened(Arc<OpenedGuest>);
 
@@ -60,7 +60,7 @@ enum State {
     Barred(String),
 }
 
-/// What is known of a place.
+/// A place, as far as it is known.
 #[derive(Debug)]
 pub(crate) enum Seen<'a> {
     /// Nothing yet.

@@ -11,7 +11,7 @@ use wire_state::Namespace;
 use super::{Attachment, document::AttachmentId};
 use crate::guests::{ContainerId, Guest, Place};
 
-/// How far an attachment is.
+/// The state of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     /// No container is there that it is for.
@@ -22,7 +22,7 @@ pub(crate) enum Status {
     Blocked(String),
 }
 
-/// What came of a place when its namespace was asked for.
+/// The answer of the helper to the request for the namespace of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// Its namespace, in which the interfaces are that this agent made.
@@ -57,7 +57,7 @@ impl Placement {
         self.wanted.entry(place).or_default().push(id);
     }
 
-    /// How far each attachment is, by what came of the places.
+    /// The state of each attachment, by the answers for its places.
     pub(crate) fn statuses(
         &self,
         attachments: &BTreeMap<AttachmentId, Attachment>,

@@ -20,9 +20,9 @@ use crate::guests::{Helper, HelperError, Place, Running, Why, Word, start_of};
 
 /// The pause before the helper is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a command waits for the list of the containers.
+/// The longest time that a command waits for the list of the containers.
 const LIST: Duration = Duration::from_secs(5);
-/// How long a command waits for a container that Docker has just started: its event may be on the way.
+/// The longest time that a command waits for a container that Docker has just started: its event may be on the way.
 const EVENT: Duration = Duration::from_secs(1);
 
 /// A guest cannot be attached now.

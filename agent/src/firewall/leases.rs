@@ -121,7 +121,7 @@ impl Rules {
             })
     }
 
-    /// Whether this host takes part in networks by name.
+    /// True if this host takes part in networks by name.
     pub(super) fn has_named(&self) -> bool {
         !self.of.0.is_empty()
     }

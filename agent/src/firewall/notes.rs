@@ -80,7 +80,7 @@ impl<P: Ports> FirewallLoop<P> {
         self.status.set(FirewallCondition::FLOWTABLE, refused.map(FirewallCondition::NoFlowtable));
     }
 
-    /// What is not checked of networks by name, if this host takes part in some.
+    /// The checks that networks by name lack, if this host takes part in some.
     fn unchecked(&self) -> Option<Unchecked> {
         if !self.rules.has_named() {
             return None;

@@ -42,7 +42,7 @@ impl Helper {
         Self(folder.join("guests.sock"))
     }
 
-    /// What is needed in a namespace, and its name. As long as it is kept, the namespace exists.
+    /// The sockets in a namespace, and its name. As long as it is kept, the namespace exists.
     ///
     /// # Errors
     /// When it is not there, is the host's, or the helper does not answer.
@@ -116,7 +116,7 @@ pub(crate) struct Running {
     guests: BTreeMap<ContainerId, Guest>,
     /// Those of a list that began, until it is whole: what was known before holds until then.
     list: Option<BTreeMap<ContainerId, Guest>>,
-    /// Why nothing is known; empty if it is.
+    /// The reason why nothing is known; empty if something is.
     away: Option<String>,
     is_known: bool,
 }
@@ -145,7 +145,7 @@ impl Running {
         &self.guests
     }
 
-    /// Whether it is up to date; if not, perhaps why.
+    /// `None` if it is up to date; else the reason, as far as it is known.
     pub(crate) fn doubt(&self) -> Option<&str> {
         let unknown = self.away.as_deref().unwrap_or("no list of the containers has come yet");
         (!self.is_known).then_some(unknown)

@@ -23,7 +23,7 @@ const LONGEST_HEAD: usize = 16 << 10;
 const LONGEST_ANSWER: u64 = 64 << 20;
 /// The longest event in bytes: all labels of a container are in it.
 const LONGEST_EVENT: usize = 4 << 20;
-/// How long an answer may take to go on.
+/// The longest time between two pieces of an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The API.
@@ -41,11 +41,11 @@ pub(crate) enum Event {
     Ended(ContainerId),
 }
 
-/// What happens, line by line.
+/// The events of Docker, line by line.
 #[derive(Debug)]
 pub(crate) struct Events {
     stream: UnixStream,
-    /// What came and was not yet read as lines.
+    /// Bytes that came, and are no whole line yet.
     rest: Vec<u8>,
 }
 
@@ -124,7 +124,7 @@ impl Docker {
         Ok((state.running && state.pid > 0).then(|| guest.bounded()))
     }
 
-    /// What happens from now on.
+    /// Events from now on.
     ///
     /// # Errors
     /// When Docker does not answer so.
@@ -173,7 +173,7 @@ impl Docker {
 struct Answer {
     stream: UnixStream,
     status: u16,
-    /// What of the body has come with the head.
+    /// The part of the body that came with the head.
     body: Vec<u8>,
 }
 

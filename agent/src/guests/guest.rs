@@ -62,7 +62,7 @@ pub(crate) struct Guest {
     /// Its labels, if they are not too large ([`Guest::bounded`]).
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
-    /// How many labels were left out.
+    /// The number of labels that were left out.
     #[serde(default)]
     pub(crate) left_out: usize,
 }

@@ -29,7 +29,7 @@ use super::{
     protocol::{Refusal, Why},
 };
 
-/// What was opened.
+/// The result of a request to open a namespace.
 pub(crate) struct Opened {
     pub(crate) cookie: u64,
     /// In the order of [`super::protocol::Answer::Opened`].

@@ -17,7 +17,7 @@ const HEADER: usize = 4;
 /// The longest text of a refusal.
 const LONGEST_TEXT: usize = 1 << 10;
 
-/// What the agent asks.
+/// Requests of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     /// To be passed what was opened in a network namespace.
@@ -26,7 +26,7 @@ pub(crate) enum Request {
     Watch,
 }
 
-/// What the helper answers.
+/// Answers of the helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The namespace's number. With it come its file, a socket, the folder of IPv4's settings, and if it has IPv6 that of IPv6's.
@@ -37,7 +37,7 @@ pub(crate) enum Answer {
     Heard(Word),
 }
 
-/// Why a request was not served.
+/// The reason why a request was not served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Refusal {

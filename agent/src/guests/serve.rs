@@ -40,7 +40,7 @@ use crate::{
 
 /// The most connections at a time: the agent has two.
 const CONNECTIONS: usize = 8;
-/// How long the helper stays without a connection, if systemd starts it again for the next one.
+/// The time that the helper stays without a connection, if systemd starts it again for the next one.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// The flags of the helper.
@@ -139,7 +139,7 @@ fn own_socket(path: &Path, agent: Uid) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// What the helper knows.
+/// The settings of the helper.
 #[derive(Clone, Debug)]
 pub(super) struct Helper {
     docker: Docker,

@@ -132,7 +132,7 @@ fn wanted(guest: Namespace) -> PerNamespace<DesiredNet> {
     [(Namespace::Host, host), (guest, net)].into_iter().collect()
 }
 
-/// What an agent with CAP_NET_ADMIN alone does with what it was passed.
+/// Uses passed sockets, as an agent with CAP_NET_ADMIN alone does.
 fn attach(guest: Namespace, opened: OpenedGuest) {
     let as_agent = || {
         keep_only_net_admin();

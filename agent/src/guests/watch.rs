@@ -18,10 +18,10 @@ use super::{
     protocol::{Answer, Word},
 };
 
-/// How long to wait until Docker is asked again after it did not answer, in milliseconds.
+/// The time after which Docker is asked again if it did not answer, in milliseconds.
 const AGAIN: u16 = 1000;
 
-/// Why no more is told.
+/// The reason why no more is told.
 enum Ended {
     /// The agent has hung up, or does not read.
     Agent,

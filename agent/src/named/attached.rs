@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct Containers {
     /// Those that run and can be reached.
     pub(super) endpoints: Vec<SegmentEndpoint>,
-    /// What was opened in their namespaces.
+    /// The sockets that were opened in their namespaces.
     pub(super) opened: BTreeMap<Namespace, Opened>,
     /// Ports that are not to be there: of attachments that are gone, and of containers that are not meant any more. Ports of containers of which
     /// nothing is known are in neither, and stay as they are.
@@ -88,7 +88,7 @@ impl Attached {
         self.done = self.done.max(number);
     }
 
-    /// Whether something was told that no round has done yet.
+    /// True if something was told that no round has done yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.told.values().chain(self.left.values()).any(|number| *number > self.done)
             || self.told.len() < self.containers.endpoints.len()

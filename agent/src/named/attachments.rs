@@ -33,7 +33,7 @@ pub(crate) enum AttachWish {
     Detach(Which),
 }
 
-/// What a new attachment is to be.
+/// The wish of `wire-agent attach`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewAttachment {
     pub(crate) guest: Selector,
@@ -56,11 +56,11 @@ pub(crate) struct Which {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Noted {
     pub(crate) ids: BTreeSet<AttachmentId>,
-    /// Whether all was as wished before.
+    /// True if all was as wished before.
     pub(crate) is_already: bool,
 }
 
-/// How an attachment is, for the status.
+/// The state of an attachment, for the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AttachmentSeen {
     pub(crate) guest: String,
@@ -79,7 +79,7 @@ pub(crate) enum AttachmentState {
     Blocked,
 }
 
-/// What an attachment has for one container.
+/// The interface that an attachment gives to one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndpointSeen {
     /// Whose it is, or was last; empty if it was nobody's.

@@ -7,7 +7,7 @@ use wire_net::{DualStack, Family, MacAddr, Prefix};
 
 use crate::attach::{Attachment, Wish};
 
-/// What a container gets, or what is needed first.
+/// The addresses of a container, or the need that comes first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Has {
@@ -19,7 +19,7 @@ pub(super) enum Choice {
     Refused(String),
 }
 
-/// What this host needs in the store before a container can have its address.
+/// A need in the store before a container can have its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     /// One more block, or a single address.
@@ -28,13 +28,13 @@ pub(super) enum Need {
     Claim(IpAddr, MacAddr),
 }
 
-/// What others have of a network.
+/// Addresses of a network that are in use.
 pub(super) struct Taken<'a> {
     /// The addresses of this host and of its containers.
     pub(super) own: BTreeSet<IpAddr>,
     /// The addresses that other attachments name.
     pub(super) named: BTreeSet<IpAddr>,
-    /// Whether another host has an address, though it is in a block of this one.
+    /// True if another host has an address, though it is in a block of this one.
     pub(super) is_foreign: &'a dyn Fn(IpAddr) -> bool,
 }
 
@@ -95,7 +95,7 @@ pub(super) fn fixed(attachment: &Attachment) -> DualStack<IpAddr> {
     fixed
 }
 
-/// Why no container of the network can have an address.
+/// The reason why no container of the network can have an address.
 fn unfit(kept: &Kept, family: Family, address: IpAddr, v4: Option<IpAddr>) -> Option<String> {
     let pools = &kept.record.pools;
     let Some(pool) = pools.get(family) else { return Some(format!("the network has no {family} addresses")) };
@@ -141,7 +141,7 @@ fn free(attachment: &Attachment, kept: &Kept, taken: &Taken<'_>) -> Option<IpAdd
     }
 }
 
-/// Whether this host has an address with that MAC for its containers.
+/// True if this host has an address with that MAC for its containers.
 fn has(kept: &Kept, address: IpAddr, mac: MacAddr) -> bool {
     let is_usual = mac == MacAddr::of_container(address);
     kept.rooms.iter().any(|room| match room {

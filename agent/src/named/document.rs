@@ -32,16 +32,16 @@ pub(crate) struct Document {
 /// This host's part in a network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Entry {
-    /// Whether its operator has said that it shall take part.
+    /// True if its operator has said that it shall take part.
     pub(super) is_exposed: bool,
-    /// What attachments have there. It takes part for them too.
+    /// The interfaces of attachments there. It takes part for them too.
     pub(super) endpoints: BTreeMap<AttachmentId, Vec<Endpoint>>,
     /// The network as this host has joined it, and what it holds there; `None` before it has joined.
     pub(super) held: Option<Kept>,
 }
 
 impl Entry {
-    /// Whether this host shall take part. If not, it is leaving.
+    /// True if this host shall take part. If not, it is leaving.
     pub(super) fn is_wanted(&self) -> bool {
         self.is_exposed || !self.endpoints.is_empty()
     }

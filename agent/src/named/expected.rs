@@ -37,7 +37,7 @@ async fn records<R: Record>(store: &impl LeaseStore, prefix: &KeyPrefix) -> Resu
     Ok(Folder::<Stored<R>>::list(store, &R::folder(prefix)).await?.items)
 }
 
-/// What is saved on disk of the networks in the document.
+/// The saved records of the networks in the document.
 pub(crate) fn saved(disk: &impl Disk, files: &KnownFiles, document: &Document, host: HostId) -> NamedRecords {
     let mut known = NamedRecords::default();
     document.held().for_each(|(name, kept)| files.load(disk, name, kept, &mut known, host));

@@ -26,7 +26,7 @@ pub(super) enum Done {
     Opened(Place, Option<u32>, Result<(Namespace, OpenedGuest), HelperError>),
     /// It has left.
     Left(NetworkName, Result<(), NetworkError>),
-    /// What is known of it is saved, or why not.
+    /// The records of the network are saved, or the reason why not.
     Saved(NetworkName, Result<(), String>),
     /// The loop of `Firewall` has taken the share into account, or takes long.
     Filtered(NetworkName, u64),
@@ -34,7 +34,7 @@ pub(super) enum Done {
     Round(NetworkName, u64),
 }
 
-/// What this host holds in the store.
+/// The part of this host in the store.
 #[derive(Debug)]
 pub(super) enum Holding {
     Kept(Kept),

@@ -131,7 +131,7 @@ fn put<R: Record>(prefix: &KeyPrefix, kv: &KeyValue, into: &mut Records<R>, is_i
     }
 }
 
-/// What this host holds, as if etcd had it.
+/// The records of this host's own part, as if etcd had them.
 fn put_held(network: &NetworkName, Kept { record, member, rooms }: &Kept, into: &mut NamedRecords, host: HostId) {
     into.networks.insert(network.clone(), stored(record.clone()));
     into.members.insert(MemberKey { network: network.clone(), host }, stored(*member));

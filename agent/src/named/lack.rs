@@ -19,7 +19,7 @@ pub(super) enum Lack {
     Room(Prefix),
     /// A block or an address is another host's.
     Lost(Prefix),
-    /// What is there goes with another lease of the store than this host's, or names another address of it.
+    /// A key goes with another lease of the store than this host's, or names another address of it.
     Stale,
 }
 
@@ -51,7 +51,7 @@ impl Lack {
         }
     }
 
-    /// Whether the store has lost something that it had: others may be missing there too.
+    /// True if the store has lost something that it had: others may be missing there too.
     pub(super) const fn is_loss(self) -> bool {
         match self {
             Self::Network | Self::Member | Self::Room(_) => true,

@@ -33,11 +33,11 @@ pub(super) struct Part {
     /// The containers whose links are desired, or are not any more.
     attached: Attached,
     members: Members,
-    /// Whether the packet filter was told of it in this run.
+    /// True if the packet filter was told of it in this run.
     pub(super) is_filtered: bool,
     /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
     pub(super) after_filter: Option<(u64, NetworkShare)>,
-    /// Whether `computed` does not follow from `hosts` as they are now.
+    /// True if `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
     keep_until: Option<Instant>,
@@ -46,12 +46,12 @@ pub(super) struct Part {
     tell_at: Option<Instant>,
     /// When the network as it is admitted is to be saved; `None` if it is, or is being saved.
     save_at: Option<Instant>,
-    /// Whether a job runs for it.
+    /// True if a job runs for it.
     pub(super) is_busy: bool,
     /// When the next job may begin, after one that failed.
     pub(super) again: Option<Instant>,
     pauses: Backoff,
-    /// Whether the records have shown what the last job has written, so that what they lack later is lost.
+    /// True if the records have shown what the last job has written, so that what they lack later is lost.
     has_seen: bool,
     /// From when on they must show it.
     check_at: Option<Instant>,
@@ -60,7 +60,7 @@ pub(super) struct Part {
     pub(super) askers: Vec<oneshot::Sender<Result<(), String>>>,
 }
 
-/// How far the kernel is with the share that was set last.
+/// The progress of the kernel with the share that was set last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kernel {
     /// None is set.
@@ -82,11 +82,11 @@ pub(super) enum Trouble {
     Fault(String),
 }
 
-/// How this host's part in a network is, for the status.
+/// The state of this host's part in a network, for the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetworkSeen {
     pub(crate) state: NetworkState,
-    /// Whether its operator has said that it shall take part; else it does so for its containers.
+    /// True if its operator has said that it shall take part; else it does so for its containers.
     pub(crate) is_exposed: bool,
     /// The reason why it is not as it should be; else empty.
     pub(crate) reason: String,
@@ -99,7 +99,7 @@ pub(crate) struct NetworkSeen {
     pub(crate) others: usize,
 }
 
-/// How far this host is with a network.
+/// The progress of this host with a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NetworkState {
     /// It shall take part, and does not yet.
@@ -122,7 +122,7 @@ impl NetworkState {
 }
 
 impl NetworkSeen {
-    /// Whether this is what was wished, or on the way there.
+    /// True if this is what was wished, or on the way there.
     pub(crate) fn is_wished(&self, wish: Wish) -> bool {
         match wish {
             Wish::Expose => self.is_exposed,
@@ -243,7 +243,7 @@ impl Part {
         }
     }
 
-    /// Whether a job may begin.
+    /// True if a job may begin.
     pub(super) fn is_free(&self, now: Instant) -> bool {
         !self.is_busy && self.again.is_none_or(|again| again <= now)
     }
@@ -256,7 +256,7 @@ impl Part {
         times.into_iter().flatten().filter(|time| *time > looked).min()
     }
 
-    /// Whether it is time to save the network as it is admitted. Then it is being saved from now on. What may be lost is not saved.
+    /// True if it is time to save the network as it is admitted. Then it is being saved from now on. What may be lost is not saved.
     pub(super) fn is_to_be_saved(&mut self, now: Instant) -> bool {
         self.keep_until.is_none() && self.save_at.take_if(|at| *at <= now).is_some()
     }
@@ -326,7 +326,7 @@ impl Part {
         }
     }
 
-    /// What of the containers' links is in the kernel.
+    /// The containers' links, and the progress of the kernel with them.
     pub(super) const fn attached(&mut self) -> &mut Attached {
         &mut self.attached
     }
@@ -341,7 +341,7 @@ impl Part {
         (self.is_behind, self.tell_at) = (true, Some(at));
     }
 
-    /// Whether a share that could not be done waits.
+    /// True if a share that could not be done waits.
     pub(super) fn waits_to_tell(&mut self, now: Instant) -> bool {
         self.tell_at = self.tell_at.filter(|at| *at > now);
         self.tell_at.is_some()
@@ -399,7 +399,7 @@ impl Part {
         }
     }
 
-    /// Whether somebody waits. Who has been told that it takes longer does not: then it is tried again and again.
+    /// True if somebody waits. Who has been told that it takes longer does not: then it is tried again and again.
     pub(super) fn is_awaited(&mut self) -> bool {
         self.askers.retain(|asker| !asker.is_closed());
         !self.askers.is_empty()
@@ -414,7 +414,7 @@ impl Part {
     }
 }
 
-/// Whether an address of a container is one of this host's.
+/// True if an address of a container is one of this host's.
 fn has_address_of(kept: &Kept, endpoint: &Endpoint) -> bool {
     let address = endpoint.addresses.get(kept.record.pools.claimed().prefix.family());
     address.is_some_and(|address| kept.rooms.iter().any(|room| room.prefix().contains(*address)))

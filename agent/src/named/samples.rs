@@ -46,7 +46,7 @@ pub(super) fn record() -> NetworkRecord {
     NetworkRecord::from_value(json.as_bytes()).unwrap()
 }
 
-/// What a host holds: a block by its number, and the first address of that.
+/// The part of a host: a block by its number, and the first address of that.
 pub(super) fn kept(number: u8) -> Kept {
     let own = DualStack { v4: Some([10, 128, 1, number * 32].into()), v6: None };
     let block = format!("10.128.1.{}/27", number * 32).parse().unwrap();

@@ -54,13 +54,13 @@ pub(super) struct NamedTask<P: Ports> {
     status: StatusWriter,
     stood_on: watch::Receiver<Option<Ground<P::Store>>>,
     requests: mpsc::Receiver<Request>,
-    /// What the networks stand on now.
+    /// The ground of the networks now.
     ground: Option<Ground<P::Store>>,
     /// The document as it is on disk, but for the networks, which are in `parts`.
     document: Document,
     /// The networks that the packet filter was told of at the start.
     filtered: Vec<NetworkName>,
-    /// Whether the disk has all that is in `parts`.
+    /// True if the disk has all that is in `parts`.
     is_saved: bool,
     /// The reason why it has not, for people.
     unsaved: Option<String>,
@@ -322,7 +322,7 @@ impl<P: Ports> NamedTask<P> {
     }
 }
 
-/// What an error means for a network.
+/// The trouble of a network after this error.
 fn trouble(error: &NetworkError) -> Trouble {
     match error {
         NetworkError::Store(_) => Trouble::Waits(chain(error)),

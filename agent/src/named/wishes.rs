@@ -89,7 +89,7 @@ impl NetworkWishes {
         let _noted = tokio::time::timeout(PATIENCE, status.wait_for(is_so)).await;
     }
 
-    /// Whether the task has taken a wish.
+    /// True if the task has taken a wish.
     fn is_noted(&self, network: &NetworkName, wish: Wish) -> bool {
         self.status.look(|seen| seen.networks.get(network).is_some_and(|part| part.is_wished(wish)))
     }

@@ -21,7 +21,6 @@ pub(crate) enum NetworkCommand {
     Inspect {
         /// The network.
         name: NetworkName,
-        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -29,7 +28,6 @@ pub(crate) enum NetworkCommand {
     Expose {
         /// The network.
         name: NetworkName,
-        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -37,7 +35,6 @@ pub(crate) enum NetworkCommand {
     Hide {
         /// The network.
         name: NetworkName,
-        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -51,7 +48,6 @@ pub(crate) enum NetworkCommand {
         /// Remove them also if hosts have containers on them. For hosts that are gone for good.
         #[arg(long)]
         force: bool,
-        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -86,7 +82,6 @@ pub(crate) struct CreateFlags {
     /// An option of Docker's overlay networks. There is none so far.
     #[arg(short = 'o', long = "opt", hide = true, value_name = "NAME=VALUE")]
     pub(crate) options: Vec<String>,
-    /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -105,7 +100,6 @@ pub(crate) struct UpdateFlags {
     /// Let broadcast and multicast pass from host to host, or not.
     #[arg(long, value_name = "BOOL")]
     pub(crate) broadcast: Option<bool>,
-    /// How to print.
     #[command(flatten)]
     pub(crate) output: Output,
 }

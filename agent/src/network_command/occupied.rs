@@ -9,7 +9,7 @@ use wire_net::{KeyPrefix, Prefix};
 use wire_state::{DataplaneError, HostRoute, NextHop};
 use wire_store::{EtcdStore, LeaseStore, StoreError};
 
-/// What the flat network has: its range, leases outside of it, and the hosts themselves.
+/// The prefixes of the flat network: its range, leases outside of it, and the hosts themselves.
 ///
 /// # Errors
 /// If etcd does not answer.
@@ -34,7 +34,7 @@ pub(super) async fn by_flat_network(
     Ok(occupied)
 }
 
-/// What this host has routes to, but for default routes, and those to networks by name, which have records.
+/// The destinations of this host's routes, but for default routes, and those to networks by name, which have records.
 ///
 /// # Errors
 /// If the kernel does not answer.
@@ -44,7 +44,7 @@ pub(super) fn by_routes() -> Result<Vec<Occupied>, DataplaneError> {
     Ok(all(routes.map(|(key, _)| key.destination), Occupant::Route))
 }
 
-/// Whether a route keeps a network from its destination.
+/// True if a route keeps a network from its destination.
 fn counts(route: &HostRoute) -> bool {
     match route {
         HostRoute::Via(NextHop::Link(link)) => !["wb.", "wv."].iter().any(|ours| link.as_str().starts_with(ours)),

@@ -94,7 +94,7 @@ struct Expected {
     files: FilesShare,
 }
 
-/// What etcd has of networks by name.
+/// The records of networks by name in etcd.
 async fn listed_by_name(host: &Host<System>) -> Result<NamedRecords, Exit> {
     let store = EtcdStore::open(host.settings.etcd.clone()).await?;
     Ok(named::list(&store, &host.settings.prefix).await?)

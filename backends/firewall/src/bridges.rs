@@ -105,7 +105,7 @@ impl BridgeTable {
         }
     }
 
-    /// Whether an address on the bridge still has the MAC: of both families, those that make it.
+    /// True if an address on the bridge still has the MAC: of both families, those that make it.
     fn has_sender(&self, bridge: LinkName, mac: MacAddr) -> bool {
         let overlay = self.overlay_of(bridge);
         let of = |family| self.table.sets.get(senders(family)).map(|set| &set.elements);

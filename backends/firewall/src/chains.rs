@@ -80,7 +80,7 @@ impl FamilyRules {
     }
 }
 
-/// How the names of the bridges of networks over several hosts begin.
+/// The beginning of the names of bridges of networks over several hosts.
 const BRIDGES: &str = "wb.";
 
 /// The chain that lets packets of networks over several hosts through, as all of the flat network's behind all rules of others: overrides a policy

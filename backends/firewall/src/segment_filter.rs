@@ -28,7 +28,7 @@ pub struct SegmentShare {
     pub vni: Vni,
     /// Its addresses.
     pub pools: DualStack<Prefix>,
-    /// Whether nothing leads out of it.
+    /// True if nothing leads out of it.
     pub internal: bool,
     /// The source of encapsulated packets of this host.
     pub local: IpAddr,
@@ -57,9 +57,9 @@ pub struct SegmentFilter {
     networks: BTreeMap<NetworkName, Held>,
     built: Option<Built>,
     firewall: Arc<DesiredFirewall>,
-    /// How often an element is wanted that several networks want.
+    /// The number of networks that want an element.
     shared: BTreeMap<Element, usize>,
-    /// How often each inner source of a host is wanted, by its address.
+    /// The number of networks that want an inner source of a host, by its address.
     sources: BTreeMap<IpAddr, BTreeMap<Prefix, usize>>,
 }
 

@@ -15,11 +15,11 @@ use super::{
     rule::{Action, Is, Links, Match, Rule, SourcePort},
 };
 
-/// How the names of the sets of members begin.
+/// The beginning of the names of sets of members.
 pub(super) const VTEPS: &str = "vteps-";
-/// How the names of the sets of inner sources begin.
+/// The beginning of the names of sets of inner sources.
 pub(super) const BEHIND: &str = "behind-";
-/// How the names of the bridges of networks begin.
+/// The beginning of the names of bridges of networks.
 const BRIDGES: &str = "wb.";
 /// The VNIs of the networks.
 pub(super) const VNIS: &str = "segment-vnis";
@@ -43,7 +43,7 @@ pub(super) struct Foundation {
     pub(super) ports: BTreeSet<u16>,
     /// The sources of this host's own.
     pub(super) local: BTreeSet<IpAddr>,
-    /// Whether nftables can compare inner sources.
+    /// True if nftables can compare inner sources.
     pub(super) checks_sources: bool,
 }
 
@@ -142,7 +142,7 @@ fn crossing() -> Vec<Rule> {
     ]
 }
 
-/// What leaves a network has this host's address.
+/// Packets that leave a network get this host's address.
 fn leaving() -> [Rule; 1] {
     let out = [Match::FromLike(BRIDGES), Match::ToLike(Is::NotSo, BRIDGES)];
     [Rule::new("masquerade", out, [Action::Masquerade(SourcePort::Random)])]

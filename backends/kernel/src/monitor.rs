@@ -212,7 +212,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a port of a bridge that is a link of ours has other flags than the cached state.
+    /// True if a port of a bridge that is a link of ours has other flags than the cached state.
     fn port_differs(&self, body: &[u8]) -> bool {
         let Some((index, flags)) = decode::port(body) else { return false };
         let there = self.devices.get(&index).and_then(|name| self.cached.links.get(name));
@@ -306,7 +306,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether an entry of a bridge differs. Those are cached that are static and lead to our VXLAN devices; one may have been moved to any
+    /// True if an entry of a bridge differs. Those are cached that are static and lead to our VXLAN devices; one may have been moved to any
     /// other port.
     fn bridge_fdb_differs(&self, new: bool, BridgeEntry { key, port, is_static }: &BridgeEntry) -> bool {
         let there = self.cached.bridge_fdb.get(key);

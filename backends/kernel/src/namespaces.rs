@@ -46,7 +46,7 @@ struct Guest {
     way: Way,
 }
 
-/// How a namespace is read and written.
+/// The way to read and write a namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// By a thread that enters it.

@@ -25,7 +25,7 @@ pub(crate) fn get(setting: Setting) -> Option<u32> {
     Settings::Own.get(setting)
 }
 
-/// Whether a link that is made now in the calling thread's namespace accepts router advertisements while that does not forward.
+/// True if a link that is made now in the calling thread's namespace accepts router advertisements while that does not forward.
 pub(crate) fn new_links_listen() -> bool {
     Settings::Own.new_links_listen()
 }

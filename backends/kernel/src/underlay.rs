@@ -87,7 +87,7 @@ pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
         || of_named("wb.", "bridge")
 }
 
-/// Whether a link is the bridge or the VXLAN device of a network over several hosts, by the names that this agent gives them.
+/// True if a link is the bridge or the VXLAN device of a network over several hosts, by the names that this agent gives them.
 fn is_segment_device(name: LinkName, kind: &str) -> bool {
     let vni = match kind {
         "bridge" => name.as_str().strip_prefix("wb."),

@@ -28,7 +28,7 @@ pub struct SegmentEndpoint {
 const METRIC: u32 = 4096;
 
 impl SegmentEndpoint {
-    /// Whether a link of that name is a port of a container.
+    /// True if a link of that name is a port of a container.
     #[must_use]
     pub fn has_port(name: LinkName) -> bool {
         let rest = name.as_str().strip_prefix("wp");

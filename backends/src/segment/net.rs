@@ -22,7 +22,7 @@ pub struct NetFromSegment {
     holders: Holders,
     /// Where each MAC leads by each address that has it: both addresses of an endpoint have one. The first one counts.
     claims: OrdMap<(MacAddr, IpAddr), FdbTarget>,
-    /// How many hosts are flooded by each flood entry.
+    /// The number of hosts behind each flood entry.
     flooded: OrdMap<FloodEntry, usize>,
     net: DesiredNet,
 }
@@ -156,7 +156,7 @@ impl Segment {
         Some(FdbTarget { to, port: (port != self.outer.port).then_some(port) })
     }
 
-    /// Whether an endpoint of another host may have the address: it is of the network, and neither the gateway's, nor this host's, nor one
+    /// True if an endpoint of another host may have the address: it is of the network, and neither the gateway's, nor this host's, nor one
     /// that stands for all (RFC 919, RFC 4291 §2.6.1).
     fn is_for_others(&self, address: IpAddr) -> bool {
         let is_own = self.own.iter().any(|(_, own)| *own == address);

@@ -16,7 +16,7 @@ pub struct HostsOfNetwork {
     members: OrdMap<HostId, Stored<MemberRecord>>,
     blocks: OrdMap<Prefix, Stored<BlockRecord>>,
     addresses: OrdMap<IpAddr, Stored<AddressRecord>>,
-    /// What each host has, member or not: its blocks count only while it is one.
+    /// The blocks and addresses of each host, member or not: its blocks count only while it is one.
     all: OrdMap<HostId, Arc<SegmentHost>>,
     hosts: SegmentHosts,
 }

@@ -46,7 +46,7 @@ impl MacAddr {
         Self([0x02, 0x57, a, b, c, d])
     }
 
-    /// Whether it has the form of [`MacAddr::of_container`].
+    /// True if it has the form of [`MacAddr::of_container`].
     #[must_use]
     pub fn is_container(self) -> bool {
         self.0.starts_with(&[0x02, 0x57])

@@ -147,7 +147,7 @@ impl AddressPool {
         usable(self.prefix)
     }
 
-    /// Whether no container and no host may have an address of the pool: its first one, the gateway's, and the last one of IPv4.
+    /// True if no container and no host may have an address of the pool: its first one, the gateway's, and the last one of IPv4.
     #[must_use]
     pub fn is_reserved(&self, address: IpAddr) -> bool {
         let is_broadcast = self.prefix.family() == Family::V4 && address == self.prefix.last();
@@ -160,13 +160,13 @@ impl AddressPool {
         all.into_iter().filter(|address| self.is_reserved(*address)).map(Prefix::host)
     }
 
-    /// Whether `block` is one of its blocks, and has an address to give.
+    /// True if `block` is one of its blocks, and has an address to give.
     #[must_use]
     pub fn has_block(&self, block: Prefix) -> bool {
         block.len() == self.block_len && self.usable().covers(block) && self.addresses_of(block).next().is_some()
     }
 
-    /// Whether hosts and containers may have this address.
+    /// True if hosts and containers may have this address.
     #[must_use]
     pub fn has_address(&self, address: IpAddr) -> bool {
         self.usable().contains(address) && !self.is_reserved(address)
@@ -247,7 +247,7 @@ impl NetworkPools {
         })
     }
 
-    /// Whether an IPv6 address belongs to an IPv4 address of the network.
+    /// True if an IPv6 address belongs to an IPv4 address of the network.
     #[must_use]
     pub fn belongs_to_v4(&self, address: IpAddr) -> bool {
         let (Some(v4), Some(v6)) = (&self.0.v4, &self.0.v6) else { return false };

@@ -94,7 +94,7 @@ fn states(node: &Node) -> Result<Vec<(String, String)>> {
     Ok(all.as_array().into_iter().flatten().map(|one| (text(&one["guest"]), text(&one["state"]))).collect())
 }
 
-/// What a host holds that attachments may change.
+/// The parts of a host that attachments may change.
 fn picture(node: &Node) -> Result<String> {
     let state = node.agent.state_dir();
     node.host.namespace().sh(&format!(

@@ -34,7 +34,7 @@ pub(crate) fn expose_on(node: &Node, name: &str) -> Result<Vec<IpAddr>> {
     Ok(own.collect())
 }
 
-/// What a host holds that a network by name may change, but for the MAC of its VXLAN device, which is at random.
+/// The parts of a host that a network by name may change, but for the MAC of its VXLAN device, which is at random.
 fn picture(node: &Node) -> Result<String> {
     let state = node.agent.state_dir();
     node.host.namespace().sh(&format!(

@@ -14,10 +14,10 @@ use crate::{
     senders::echoes,
 };
 
-/// How old what `status` counts may be, and how long a busy machine may take to tell it.
+/// The age that counters of `status` may have, and the time that a busy machine may need.
 const COUNTED: Duration = Duration::from_secs(15);
 
-/// What a host has dropped of networks by name, by the name that `status` has for that.
+/// A counter of dropped packets of networks by name, by its name in `status`.
 fn dropped(node: &Node, name: &str) -> Result<u64> {
     let counted = &node.agent.status()?.rest["firewall"]["networks"][name];
     counted.as_u64().ok_or_else(|| LabError::Wrong(format!("{name} is {counted}")))

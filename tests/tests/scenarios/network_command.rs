@@ -3,7 +3,7 @@
 use serde_json::Value;
 use wire_tests::{Etcd, Host, Result, check, lab, run_binary};
 
-/// What a command printed, and its status.
+/// The output of a command, and its status.
 struct Answer {
     status: Option<i32>,
     out: String,

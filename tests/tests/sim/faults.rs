@@ -132,7 +132,7 @@ impl Fault {
         StoreFault::HostJoins,
     ];
 
-    /// Whether a host may lose its lease, and with it for a while what it has on networks by name.
+    /// True if a host may lose its lease, and with it for a while what it has on networks by name.
     const fn is_about_leases(self) -> bool {
         use HostFault as Host;
         matches!(

@@ -25,12 +25,12 @@ use crate::world::{Broken, HELD, START, World};
 
 /// The names of the networks of a world.
 const NAMES: [&str; 3] = ["app", "db", "web"];
-/// What hosts keep in their kernels while the store may have lost it, and the time in which they learn of the rest.
+/// The time for which hosts keep entries while the store may have lost it, and the time in which they learn of the rest.
 const KEPT: Duration = HELD.saturating_add(Duration::from_secs(5));
 /// The time in which all hosts follow a change of a record.
 const FOLLOWED: Duration = Duration::from_secs(4);
 
-/// What operators have done with networks by name, and what they were told.
+/// The acts of operators on networks by name, and the answers.
 pub(crate) struct Networks {
     /// Of its own, so that worlds draw the same faults with and without networks.
     random: Random,
@@ -42,7 +42,7 @@ pub(crate) struct Networks {
     answers: Answers,
     /// VNIs of networks that were removed: they rest.
     resting: BTreeSet<Vni>,
-    /// Whether two networks may have had one name, VNI or subnet, since the store has lost something or one was removed that a host has a part in.
+    /// True if two networks may have had one name, VNI or subnet, since the store has lost something or one was removed that a host has a part in.
     may_clash: bool,
     last_change: (i64, Instant),
     lenient_until: Instant,
@@ -50,7 +50,7 @@ pub(crate) struct Networks {
     carried_out: u32,
 }
 
-/// What an operator wishes of a host and a network, as the agent has acknowledged it.
+/// The wish of an operator for a host and a network, as the agent has acknowledged it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Exposed,

@@ -382,7 +382,7 @@ impl<P: Ports> NamedTask<P> {
         containers
     }
 
-    /// What came of each place.
+    /// The answer for each place.
     pub(super) fn arrivals(&self) -> BTreeMap<Place, Arrival> {
         let made = self.parts.values().flat_map(Part::made);
         let made: BTreeSet<(LinkName, Namespace)> = made.map(|made| (made.port, made.inside.namespace)).collect();
@@ -438,7 +438,7 @@ fn addresses_in(part: &Part) -> BTreeSet<IpAddr> {
     own.chain(endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|(_, address)| *address))).collect()
 }
 
-/// Whether a round could not do something that containers need.
+/// True if a round could not do something that containers need.
 fn fails_on_containers(report: &Report<Network>) -> bool {
     report.failures.iter().any(|failure| match failure {
         Failure::Read(_) => true,

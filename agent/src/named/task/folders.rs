@@ -25,7 +25,7 @@ impl Folders {
         }
     }
 
-    /// What is in them; `None` until all were listed.
+    /// The records in them; `None` until all were listed.
     pub(super) fn records(&mut self) -> Option<NamedRecords> {
         let Self { networks, members, blocks, addresses } = self;
         Some(NamedRecords {

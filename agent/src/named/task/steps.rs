@@ -298,7 +298,7 @@ impl<P: Ports> NamedTask<P> {
     }
 }
 
-/// What the store lacks of what this host holds.
+/// The records of this host that the store lacks.
 fn lack<S>(name: &NetworkName, part: &Part, ground: &Ground<S>, records: &NamedRecords) -> Option<Lack> {
     let kept = part.entry.held.as_ref()?;
     match ground.leased {

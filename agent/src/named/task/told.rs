@@ -38,7 +38,7 @@ impl<P: Ports> NamedTask<P> {
         self.answer_leavers();
     }
 
-    /// Whether all that can be done for an attachment now is done: its container does not run.
+    /// True if all that can be done for an attachment now is done: its container does not run.
     fn is_for_later(&self, id: AttachmentId) -> bool {
         let is_wanted = self.attachments.placement.wanted.values().any(|ids| ids.contains(&id));
         let has_addresses =

@@ -35,7 +35,7 @@ pub(crate) enum FirewallCondition {
     Clashes(Vec<Clash>),
 }
 
-/// What is not checked of networks by name.
+/// The checks that networks by name lack.
 #[derive(Clone, Debug)]
 pub(crate) enum Unchecked {
     /// Nothing is: there is no nftables.

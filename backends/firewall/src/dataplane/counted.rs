@@ -25,7 +25,7 @@ pub struct Counted {
     pub arrived: DualStack<u64>,
     /// Encapsulated packets that all rules of others accepted too, for families in which they are counted.
     pub delivered: DualStack<u64>,
-    /// What was dropped of networks over several hosts.
+    /// Dropped packets of networks over several hosts.
     pub segments: SegmentsCounted,
 }
 

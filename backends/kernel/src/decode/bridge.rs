@@ -20,7 +20,7 @@ pub(super) fn options(bytes: &[u8]) -> Bridge {
     found
 }
 
-/// What a link does as a port of a bridge, from `IFLA_LINKINFO`; `None` if it is in none.
+/// The flags of a link as a port of a bridge, from `IFLA_LINKINFO`; `None` if it is in none.
 pub(super) fn port_in(info: &[u8]) -> Option<PortFlags> {
     let find = |wanted| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let is_bridges = find(ifla::INFO_SLAVE_KIND).and_then(text) == Some("bridge");

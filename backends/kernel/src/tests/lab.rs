@@ -48,7 +48,7 @@ pub(crate) struct Lab {
     peers: BTreeMap<usize, Peer>,
     underlay: Underlay,
     public: DualStack<IpAddr>,
-    /// Whether there is a network on a bridge too.
+    /// True if there is a network on a bridge too.
     with_segment: bool,
 }
 

@@ -18,7 +18,7 @@ use crate::{
 
 pub(super) const GUEST: Namespace = Namespace::Guest(7);
 
-/// What others do to what [`attached`] makes; true: in the container's namespace.
+/// Changes by others of the devices of [`attached`]; true: in the container's namespace.
 pub(super) const HARMS: [(bool, &str); 9] = [
     (false, "ip link del wp1"),
     (false, "ip link del z-bridge"),

@@ -131,7 +131,7 @@ impl Member {
         );
     }
 
-    /// How many have arrived, by ARP and by neighbour discovery.
+    /// The numbers of requests that have arrived, by ARP and by neighbour discovery.
     fn questions(&self) -> [u64; 2] {
         let listed = run_inside(&self.host, "nft list table netdev lab");
         let counts = listed.lines().filter_map(|line| line.split_once("packets ")?.1.split(' ').next()?.parse().ok());

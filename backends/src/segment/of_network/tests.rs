@@ -90,7 +90,7 @@ proptest! {
         }
     }
 
-    /// What is kept while the store has lost something is dropped later, as if it had never been kept.
+    /// An entry that is kept while the store has lost something is dropped later, as if it had never been kept.
     #[test]
     fn nothing_that_was_kept_stays_for_ever(changes in proptest::collection::vec((any_change(), any::<bool>()), 1..40)) {
         let (mut records, mut admission) = (with_network(), NamedAdmission::default());

@@ -72,7 +72,7 @@ pub struct DesiredLink<K = DesiredKind> {
     pub mtu: Mtu,
     /// The bridge whose port it is, in the same namespace; `None` does not change it.
     pub master: Option<LinkName>,
-    /// What it does as a port of that bridge; `None` does not change it.
+    /// Its flags as a port of that bridge; `None` does not change it.
     pub port: Option<PortFlags>,
 }
 
@@ -115,7 +115,7 @@ pub struct ObservedLink {
     pub up: bool,
     /// The bridge or bond whose port it is.
     pub master: Option<LinkId>,
-    /// What it does as a port of a bridge.
+    /// Its flags as a port of a bridge.
     pub port: Option<PortFlags>,
     /// Whether its alias says that the agent made it (`IFLA_IFALIAS`, see [`super::ALIAS`]).
     pub is_marked: bool,
@@ -301,7 +301,7 @@ impl ObservedLink {
             && self.has_tunnel_of(&want.kind)
     }
 
-    /// Whether it becomes a port of another bridge. Then no entry of a bridge's FDB leads to it.
+    /// True if it becomes a port of another bridge. Then no entry of a bridge's FDB leads to it.
     pub(crate) fn moves_to<K>(&self, want: &DesiredLink<K>) -> bool {
         want.master.is_some_and(|master| self.master.is_none_or(|found| found.name != master))
     }

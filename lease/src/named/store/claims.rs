@@ -24,7 +24,7 @@ pub struct Joining {
     pub lease: Option<LeaseId>,
 }
 
-/// What a member has.
+/// The part of a member.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Joined {
     /// The network.
@@ -270,7 +270,7 @@ impl<S: LeaseStore> NetworkStore<S> {
         Ok(Claimed { held })
     }
 
-    /// Whether no other host had an address of this room when it was claimed, and none has a block around it.
+    /// True if no other host had an address of this room when it was claimed, and none has a block around it.
     async fn is_alone(
         &self,
         name: &NetworkName,
@@ -325,7 +325,7 @@ fn membership(
     MemberRecord { public: joining.public, port: joining.port, own }
 }
 
-/// Whether the value of a room's key names the host.
+/// True if the value of a room's key names the host.
 pub(super) fn is_of(host: HostId, room: Room, kv: &KeyValue) -> bool {
     let owner = match room {
         Room::Block(_) => crate::named::BlockRecord::from_value(&kv.value).map(|record| record.host),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::named::{MemberRecord, NetworkRecord, Record, Stored};
 
-/// What a host with endpoints on a network has on disk of it.
+/// The part of a host in a network, as it is on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// The network.
@@ -116,7 +116,7 @@ enum Step {
     Raced,
 }
 
-/// Whether the value of a VNI's key names the network.
+/// True if the value of a VNI's key names the network.
 fn names(kv: &KeyValue, network: &NetworkName) -> bool {
     let value: Option<Value> = serde_json::from_slice(&kv.value).ok();
     value.is_some_and(|value| value.get("Network").and_then(Value::as_str) == Some(network.as_str()))

@@ -17,7 +17,7 @@ const VNI_REST: Duration = Duration::from_secs(24 * 3600);
 pub struct NetworkChange {
     /// The labels to set, or with `None` to remove.
     pub labels: BTreeMap<String, Option<String>>,
-    /// Whether broadcast and multicast reach all members.
+    /// True if broadcast and multicast reach all members.
     pub broadcast: Option<bool>,
 }
 

@@ -71,7 +71,7 @@ pub(super) struct Held {
     pub(super) kv: KeyValue,
     /// The addresses of its key, whatever its value.
     pub(super) prefix: Prefix,
-    /// Whether its key is a block's.
+    /// True if its key is a block's.
     pub(super) is_block: bool,
     /// The host and the room, if the value is valid.
     pub(super) owned: Option<(HostId, Room)>,
@@ -94,7 +94,7 @@ impl Held {
         Some(Self { kv, prefix: Prefix::host(key.address), is_block: false, owned })
     }
 
-    /// Whether the network has such a block or address.
+    /// True if the network has such a block or address.
     pub(super) fn is_within(&self, pools: &NetworkPools) -> bool {
         let address = self.prefix.network();
         if self.is_block {

@@ -21,13 +21,13 @@ use crate::{
 /// The flat network leaves room for the others: their pools begin with 11.
 pub(crate) const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMax":"10.4.255.0","Backend":{"Type":"vxlan"},
     "Networks":{"IPv4Pool":"11.0.0.0/8"}}"#;
-/// What each message about an address of a network by name holds: the beginning of its MAC, which follows from the address.
+/// A part of each message about an address of a network by name: the beginning of its MAC, which follows from the address.
 pub(crate) const OF_A_NETWORK: [u8; 3] = [0x02, 0x57, 11];
-/// How many networks are made.
+/// The number of networks that are made.
 const NETWORKS: usize = 100;
 /// The messages about the addresses of two other hosts: two FDB entries and a neighbour for each, and at least 29 addresses in each block of /27.
 const MESSAGES: usize = 2 * 29 * 3;
-/// How long nothing more comes once all was heard.
+/// The time of silence after which all was heard.
 const SETTLED: Duration = Duration::from_millis(20);
 
 /// A host that takes part, with an ear to its kernel.

@@ -156,7 +156,7 @@ impl Options {
         Duration::from_secs(if self.quick { seconds.div_ceil(20) } else { seconds })
     }
 
-    /// How many of so many networks are made, or turns taken.
+    /// The number of networks or turns, of so many.
     pub(crate) const fn networks(&self, all: usize) -> usize {
         if self.quick { all.div_ceil(20) } else { all }
     }

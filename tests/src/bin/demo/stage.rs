@@ -11,7 +11,7 @@ use crate::say;
 /// Everything on the stage. The lab is dropped last: it sweeps up what the others leave.
 pub(crate) struct Stage {
     pub(crate) sites: Vec<Site>,
-    /// What opens containers for the agents.
+    /// The helpers that open containers for the agents.
     pub(crate) helpers: Vec<Process>,
     pub(crate) etcd: Etcd,
     pub(crate) lab: Lab,

@@ -5,7 +5,7 @@ use wire_net::{LinkName, NetworkName};
 use super::{NAMES, Networks, Wish, records::Records};
 use crate::world::{Broken, PROMPT, START, World};
 
-/// What operators and others do.
+/// Acts of operators and others.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Create,
@@ -20,7 +20,7 @@ enum Act {
     DeleteOverlay,
     FlushFdb,
     FlushNeighbours,
-    /// What the bridge knows of other hosts is deleted.
+    /// The bridge's entries of other hosts are deleted.
     FlushBridge,
     /// Records that every agent must refuse.
     Garbage,

@@ -66,7 +66,7 @@ impl World {
         self.may_be_wrong() || now < *lenient_until || now < last_change.1 + FOLLOWED
     }
 
-    /// What was acknowledged is on disk.
+    /// A wish that was acknowledged is on disk.
     fn check_wishes(&self, documents: &[Document]) -> Result<(), Broken> {
         for ((host, name), wish) in &self.networks.wishes {
             let is_exposed = documents[*host].networks.get(name).is_some_and(|part| part.is_exposed);
@@ -102,7 +102,7 @@ impl World {
         parts
     }
 
-    /// What a host has no part in is not in its kernel. At rest, what it shall have is there.
+    /// Devices of a network without a part of the host are not in its kernel. At rest, those of its networks are there.
     fn check_left(&self, whom: Whom, documents: &[Document]) -> Result<(), Broken> {
         let of_hosts = self.hosts.iter().zip(documents).filter(|(host, _)| Self::is_settled(whom, host));
         for (host, document) in of_hosts {
@@ -230,7 +230,7 @@ fn check_entries(parts: &[Part<'_>], records: &Records) -> Result<(), Broken> {
 }
 
 impl SimulatedHost {
-    /// What its agent says is wrong with a network.
+    /// The fault of a network that its agent tells.
     pub(super) fn fault_of(&self, name: &NetworkName) -> Option<String> {
         let begins = format!("{name}:");
         let of = |(condition, text): &(&str, String)| *condition == "network-by-name" && text.contains(&begins);

@@ -23,7 +23,7 @@ pub(super) struct PartOnDisk {
     pub(super) held: Option<Held>,
 }
 
-/// What a host holds on a network.
+/// The part of a host in a network.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) vni: u32,

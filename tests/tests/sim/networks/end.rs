@@ -8,11 +8,11 @@ use crate::{
     world::{Broken, PROMPT, START, World},
 };
 
-/// What an agent says of a network that etcd does not have.
+/// The sentence of an agent on a network that etcd does not have.
 const NO_NETWORK: &str = "there is no network";
-/// What it says while it puts back what etcd has lost.
+/// Its sentence while it puts back a record that etcd has lost.
 const LOST: &str = "etcd has lost";
-/// How often an operator settles what clashes: what one host leaves, another may have to join anew.
+/// The number of times that an operator settles a clash: what one host leaves, another may have to join anew.
 const TRIES: u32 = 3;
 
 impl World {
@@ -41,7 +41,7 @@ impl World {
         Ok(())
     }
 
-    /// Whether a network is lost that a host has joined: it is to be put back.
+    /// True if a network is lost that a host has joined: it is to be put back.
     fn has_vanished(&self, (host, name, fault): &(usize, NetworkName, String)) -> bool {
         let document = self.hosts[*host].document();
         let has_joined = document.networks.get(name).is_some_and(|part| part.is_exposed && part.held.is_some());
@@ -124,7 +124,7 @@ impl World {
     }
 }
 
-/// Whether a fault follows from the command: there is no such network, or it has no address left.
+/// True if a fault follows from the command: there is no such network, or it has no address left.
 fn is_of_operator(fault: &str) -> bool {
     fault.contains(NO_NETWORK) || fault.contains("are taken")
 }

@@ -146,14 +146,14 @@ impl NetworkFound {
     }
 }
 
-/// Whether an address is of a pool, and neither the gateway's, nor its first, nor the last one of IPv4.
+/// True if an address is of a pool, and neither the gateway's, nor its first, nor the last one of IPv4.
 fn is_usable(pool: Prefix, address: IpAddr) -> bool {
     let is_last = address.is_ipv4() && address == pool.last();
     pool.contains(address) && address != pool.network() && address != pool.gateway() && !is_last
 }
 
 impl Entries {
-    /// What a kernel has on the devices of a network.
+    /// The entries of a kernel on the devices of a network.
     pub(super) fn found(net: &ObservedNet, vni: u32) -> Self {
         let (bridge, overlay) = super::walk::devices(vni);
         let of_bridge = |(key, _): &(&BridgeFdbKey, _)| key.bridge == bridge;

@@ -5,9 +5,9 @@ use std::fmt;
 /// The settings of a bridge, desired or as they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bridge {
-    /// Whether it sends multicast only to ports that asked for it, by IGMP and MLD (`IFLA_BR_MCAST_SNOOPING` of linux/if_link.h).
+    /// True if it sends multicast only to ports that asked for it, by IGMP and MLD (`IFLA_BR_MCAST_SNOOPING` of linux/if_link.h).
     pub snooping: bool,
-    /// Whether it takes part in the spanning tree protocol (`IFLA_BR_STP_STATE` of linux/if_link.h).
+    /// True if it takes part in the spanning tree protocol (`IFLA_BR_STP_STATE` of linux/if_link.h).
     pub spanning_tree: bool,
 }
 

@@ -59,7 +59,7 @@ impl PortFlags {
         Self(if on { self.0 | flag.bit() } else { self.0 & !flag.bit() })
     }
 
-    /// Whether a flag is on.
+    /// True if a flag is on.
     #[must_use]
     pub const fn has(self, flag: PortFlag) -> bool {
         self.0 & flag.bit() != 0
@@ -67,7 +67,7 @@ impl PortFlags {
 }
 
 impl fmt::Display for PortFlags {
-    /// What differs from a new port.
+    /// The flags that differ from a new port's.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (flag, name) in PortFlag::ALL.iter().filter(|(flag, _)| self.has(*flag) != Self::NEW_PORT.has(*flag)) {
             write!(f, " {name} {}", if self.has(*flag) { "on" } else { "off" })?;

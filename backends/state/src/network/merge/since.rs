@@ -37,7 +37,7 @@ pub(in crate::network) fn merge_since(
     all.values().all(has_each_vni_once).then(|| all.into_iter().collect())
 }
 
-/// Whether no two devices have one VNI on one port, which the kernel allows once.
+/// True if no two devices have one VNI on one port, which the kernel allows once.
 fn has_each_vni_once(net: &DesiredNet) -> bool {
     let mut vnis = BTreeSet::new();
     net.links.values().filter_map(vni_of).all(|vni| vnis.insert(vni))

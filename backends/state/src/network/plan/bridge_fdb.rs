@@ -26,7 +26,7 @@ impl Builder<'_> {
         self.deletions.splice(0..0, deletions);
     }
 
-    /// Whether the kernel removes the entry when links change: its bridge or its port is made anew, or the port leaves for another bridge.
+    /// True if the kernel removes the entry when links change: its bridge or its port is made anew, or the port leaves for another bridge.
     fn is_lost(&self, key: &BridgeFdbKey, port: LinkName) -> bool {
         let is_absent = [key.bridge, port].iter().any(|link| self.links.absent.contains(link));
         is_absent || self.want.links.get(&port).and_then(|link| link.master).is_some_and(|bridge| bridge != key.bridge)

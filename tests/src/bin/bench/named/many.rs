@@ -20,7 +20,7 @@ use crate::{
 
 /// The networks that the host has.
 const NETWORKS: usize = 500;
-/// How often one more is made.
+/// The number of turns in which one more is made.
 const TURNS: usize = 40;
 /// The addresses of the other member's block.
 const BLOCK: u8 = 32;
