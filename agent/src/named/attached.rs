@@ -95,6 +95,16 @@ impl Attached {
             || self.left.len() < self.containers.leaving.len()
     }
 
+    /// True if a link is, or was, the port of a container.
+    pub(super) fn has_port(&self, link: LinkName) -> bool {
+        self.containers.endpoints.iter().any(|one| one.port == link) || self.containers.gone.contains(&link)
+    }
+
+    /// True if a container has its interface in this namespace.
+    pub(super) fn is_in(&self, namespace: Namespace) -> bool {
+        self.containers.endpoints.iter().any(|one| one.inside.namespace == namespace)
+    }
+
     /// The containers whose links are made, as far as is known.
     pub(super) fn made(&self) -> impl Iterator<Item = &SegmentEndpoint> {
         let is_done =
@@ -105,5 +115,50 @@ impl Attached {
     /// The attachments whose ports are removed.
     pub(super) fn left(&self) -> BTreeSet<AttachmentId> {
         self.left.iter().filter(|(_, told)| **told <= self.done).map(|(id, _)| *id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_net::{DualStack, MacAddr};
+    use wire_state::LinkPlace;
+
+    use super::*;
+
+    fn endpoint(port: &str, namespace: u64) -> SegmentEndpoint {
+        SegmentEndpoint {
+            port: port.parse().unwrap(),
+            inside: LinkPlace { namespace: Namespace::Guest(namespace), name: "eth1".parse().unwrap() },
+            addresses: DualStack { v4: Some([10, 128, 1, 33].into()), v6: None },
+            mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+        }
+    }
+
+    #[test]
+    fn a_link_is_made_when_a_round_has_done_the_change_in_which_it_was_told() {
+        let mut attached = Attached::default();
+        let one = Containers { endpoints: vec![endpoint("wp00000001", 7)], ..Containers::default() };
+        assert!(attached.set(one.clone()) && !attached.set(one.clone()));
+        assert!(attached.is_waiting() && attached.made().count() == 0);
+        attached.note_told(3);
+        attached.note_done(2);
+        assert_eq!(attached.made().count(), 0);
+        attached.note_done(3);
+        assert!(!attached.is_waiting() && attached.made().count() == 1);
+        // Another one waits, and the first stays made.
+        let two = Containers { endpoints: vec![endpoint("wp00000001", 7), endpoint("wp00000002", 8)], ..one };
+        assert!(attached.set(two));
+        attached.note_told(4);
+        assert!(attached.is_waiting() && attached.made().count() == 1);
+    }
+
+    #[test]
+    fn only_its_own_ports_and_containers_concern_a_network() {
+        let mut attached = Attached::default();
+        let gone = ["wp00000009".parse().unwrap()].into();
+        attached.set(Containers { endpoints: vec![endpoint("wp00000001", 7)], gone, ..Containers::default() });
+        let has = |port: &str| attached.has_port(port.parse().unwrap());
+        assert!(has("wp00000001") && has("wp00000009") && !has("wp00000002"));
+        assert!(attached.is_in(Namespace::Guest(7)) && !attached.is_in(Namespace::Guest(8)));
     }
 }

@@ -211,6 +211,11 @@ impl Attachments {
             .collect()
     }
 
+    /// True if somebody waits for one. Who has been told that it takes longer does not: then it is tried again and again.
+    pub(super) fn is_awaited(&self, id: AttachmentId) -> bool {
+        self.askers.get(&id).is_some_and(|all| all.iter().any(|asker| !asker.is_closed()))
+    }
+
     /// Tells who waits for one.
     pub(super) fn answer(&mut self, id: AttachmentId, answer: &Result<(), String>) {
         for asker in self.askers.remove(&id).into_iter().flatten() {

@@ -146,3 +146,31 @@ async fn the_packet_filter_has_the_members_and_ports_and_nobody_while_members_ar
     part.set_ports(vec![port]);
     assert!(part.share(outer()).is_none(), "they are the same");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_share_that_could_not_be_done_waits_until_it_is_time() {
+    let mut part = joined();
+    part.admit(&admitted(&records(&[1, 2])), Instant::now());
+    part.share(outer());
+    let (now, at) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+    part.tell_again(at);
+    assert!(part.waits_to_tell(now) && part.next_time(now) == Some(at));
+    tokio::time::sleep_until(at).await;
+    assert!(!part.waits_to_tell(at) && part.share(outer()).is_some(), "it is told again, though it is the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_whose_address_is_another_hosts_now_has_none() {
+    let mut part = joined();
+    let endpoint = |last: u8| Endpoint {
+        slot: 0,
+        holder: None,
+        addresses: DualStack { v4: Some([10, 128, 1, last].into()), v6: None },
+        mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+        attached: None,
+    };
+    let id = "00000000000000aa".parse().unwrap();
+    part.entry.endpoints.insert(id, vec![endpoint(34), endpoint(66)]);
+    assert!(part.note_held(kept(1), Instant::now()), "the document is another");
+    assert_eq!(part.entry.endpoints[&id], [endpoint(34)], "10.128.1.64/27 is host 2's");
+}

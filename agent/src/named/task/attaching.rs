@@ -18,7 +18,7 @@ use crate::{
     guests::{HelperError, Place, Running},
     named::{
         Ground, Leased,
-        attached::Containers,
+        attached::{self, Containers},
         attachments::{AttachRequest, AttachWish, NewAttachment, Noted, Which},
         choice::{self, Choice, Need, Taken},
         document::Entry,
@@ -40,7 +40,9 @@ impl<P: Ports> NamedTask<P> {
             let waiting = if *is_attach { &mut self.attachments.askers } else { &mut self.attachments.leavers };
             // One asker waits for one of them: with the last, all are gone.
             if let Some(last) = ids.last() {
-                waiting.entry(*last).or_default().push(done);
+                let all = waiting.entry(*last).or_default();
+                all.retain(|asker| !asker.is_closed());
+                all.push(done);
             }
         }
         // Whoever asked may have stopped waiting.
@@ -93,7 +95,7 @@ impl<P: Ports> NamedTask<P> {
     pub(super) async fn refuse_new(&mut self, network: &NetworkName, why: &str) {
         let Some(part) = self.parts.get(network) else { return };
         let without = part.entry.endpoints.iter().filter(|(_, endpoints)| endpoints.is_empty());
-        let new = without.map(|(id, _)| *id).filter(|id| self.attachments.askers.contains_key(id));
+        let new = without.map(|(id, _)| *id).filter(|id| self.attachments.is_awaited(*id));
         for id in new.collect::<Vec<AttachmentId>>() {
             self.refuse(network, id, why).await;
         }
@@ -101,7 +103,7 @@ impl<P: Ports> NamedTask<P> {
 
     /// Refuses attachments that were asked for just now, and whose addresses nobody can have.
     pub(super) async fn refuse_faulty(&mut self) {
-        let new = self.attachments.faults.iter().filter(|(id, _)| self.attachments.askers.contains_key(*id));
+        let new = self.attachments.faults.iter().filter(|(id, _)| self.attachments.is_awaited(**id));
         let new: Vec<(AttachmentId, String)> = new.map(|(id, why)| (*id, why.clone())).collect();
         for (id, why) in new {
             let network = self.attachments.all().get(&id).map(|attachment| attachment.network().clone());
@@ -252,10 +254,13 @@ impl<P: Ports> NamedTask<P> {
         if !part.entry.is_wanted() || !part.is_free(Instant::now()) {
             return;
         }
-        if let Some((store, Leased::With(_))) = self.store() {
-            part.is_busy = true;
-            self.jobs.spawn(jobs::release(store, name.clone(), ground.host, room));
+        let Some((store, Leased::With(_))) = self.store() else { return };
+        // From now on nobody is given it.
+        if let Some(kept) = part.entry.held.as_mut() {
+            kept.rooms.retain(|held| *held != room);
         }
+        (part.is_busy, self.is_saved) = (true, false);
+        self.jobs.spawn(jobs::release(store, name.clone(), ground.host, room));
     }
 
     /// Notes the end of a job for attachments.
@@ -279,7 +284,7 @@ impl<P: Ports> NamedTask<P> {
             Err(error @ NetworkError::Store(_)) => {
                 part.put_off(Trouble::Waits(chain(&error)), &random, now);
             }
-            Err(error) if self.attachments.askers.contains_key(&id) => {
+            Err(error) if self.attachments.is_awaited(id) => {
                 self.refuse(&name, id, &chain(&error)).await;
             }
             Err(error) => {
@@ -293,23 +298,22 @@ impl<P: Ports> NamedTask<P> {
         let (now, random) = (Instant::now(), self.ports.random().clone());
         let Some(part) = self.parts.get_mut(name) else { return };
         part.is_busy = false;
-        match released {
-            Ok(()) => {
-                if let Some(kept) = part.entry.held.as_mut() {
-                    kept.rooms.retain(|held| *held != room);
-                    self.is_saved = false;
-                }
+        if let Err(error) = released {
+            if let Some(kept) = part.entry.held.as_mut().filter(|kept| !kept.rooms.contains(&room)) {
+                kept.rooms.push(room);
+                self.is_saved = false;
             }
-            Err(error) => part.put_off(Trouble::Waits(chain(error)), &random, now),
+            part.put_off(Trouble::Waits(chain(error)), &random, now);
         }
     }
 
     /// Notes that a round has taken a share into account: addresses of attachments that are gone are free then.
     pub(super) fn note_round(&mut self, name: &NetworkName, number: u64) {
-        let is_done =
-            self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| !fails_on_containers(last)));
         let time = shown(self.ports.time_of_day());
         let Some(part) = self.parts.get_mut(name) else { return };
+        let attached = part.attached();
+        let is_done =
+            self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| !fails_on(last, attached)));
         if !is_done {
             part.tell_again(Instant::now() + AGAIN);
             return;
@@ -438,16 +442,16 @@ fn addresses_in(part: &Part) -> BTreeSet<IpAddr> {
     own.chain(endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|(_, address)| *address))).collect()
 }
 
-/// True if a round could not do something that containers need.
-fn fails_on_containers(report: &Report<Network>) -> bool {
+/// True if a round could not do something that the containers on a network need.
+fn fails_on(report: &Report<Network>, attached: &attached::Attached) -> bool {
     report.failures.iter().any(|failure| match failure {
         Failure::Read(_) => true,
         Failure::Op { op, .. } => match op {
-            Op::Kernel(Namespace::Guest(_), _) => true,
+            Op::Kernel(namespace @ Namespace::Guest(_), _) => attached.is_in(*namespace),
             Op::Kernel(
                 Namespace::Host,
                 KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _) | KernelOp::DeleteLink(name),
-            ) => SegmentEndpoint::has_port(*name),
+            ) => attached.has_port(*name),
             Op::Kernel(Namespace::Host, _) => false,
             Op::Tunnel(_) => false,
         },
