@@ -2,6 +2,8 @@
 //!
 //! Input: the desired state. Output: a report in the status after each round, and a notification when the underlay has changed.
 
+mod outcome;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,15 +12,15 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
-use wire_backends::{Segment, SegmentEndpoint};
 use wire_kernel::Changes;
 use wire_net::chain;
 use wire_state::{
-    Conflict, DataplaneError, DesiredNet, ErrorKind, Failure, Findings, KernelKind, KernelOp, LinkPlace, Namespace,
-    Network, ObservedNet, Op, PerNamespace, Plan, Reconciler, Report, Scope, TunnelOp,
+    DataplaneError, DesiredNet, Findings, Namespace, Network, ObservedNet, PerNamespace, Plan, Reconciler, Report,
+    Scope,
 };
 use wire_store::Revision;
 
+pub(crate) use self::outcome::Outcome;
 use crate::{
     attach::Opened,
     audit::{Audit, has_found, pause_after},
@@ -67,82 +69,6 @@ pub(crate) struct NetworkShare {
 pub(crate) struct GuestShare {
     pub(crate) opened: Opened,
     pub(crate) scope: Scope,
-}
-
-/// The outcome of a round for the network as a whole. Later variants are worse.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Outcome {
-    /// There was no round yet.
-    #[default]
-    Pending,
-    /// Our devices are there; single entries may still be missing.
-    Usable,
-    /// A device of ours is missing, or the kernel cannot be read.
-    Unusable,
-    /// The kernel cannot make VXLAN devices.
-    NoVxlan,
-    /// The kernel cannot make TUN devices.
-    NoTun,
-    /// The kernel cannot make IPIP devices.
-    NoIpip,
-}
-
-impl Outcome {
-    fn of(report: &Report<Network>) -> Self {
-        let blocks_device = report.findings.conflicts.iter().any(|conflict| match conflict {
-            Conflict::Name { link, .. }
-            | Conflict::Vni { link, .. }
-            | Conflict::Port { link, .. }
-            | Conflict::Needs { link, .. } => !is_of_named(*link),
-            Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
-        });
-        // A network by name that cannot be made stops no other.
-        let makes_one_of_named = |op: &Op| made(op).is_some_and(is_of_named);
-        let failed = report.failures.iter().map(|failure| match failure {
-            Failure::Op { op, .. } if makes_one_of_named(op) => Self::Usable,
-            Failure::Op { op, error, .. } if error.kind == ErrorKind::Unsupported => Self::unsupported(op),
-            Failure::Op { op, .. } if op.is_link() => Self::Unusable,
-            Failure::Read(_) => Self::Unusable,
-            Failure::Op { .. } => Self::Usable,
-        });
-        match failed.max() {
-            Some(worst @ (Self::NoVxlan | Self::NoTun | Self::NoIpip | Self::Unusable)) => worst,
-            Some(Self::Usable | Self::Pending) | None if blocks_device => Self::Unusable,
-            Some(Self::Usable | Self::Pending) | None => Self::Usable,
-        }
-    }
-}
-
-/// The link that an operation makes or changes.
-const fn made(op: &Op) -> Option<LinkPlace> {
-    match op {
-        Op::Kernel(namespace, KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _)) => {
-            Some(LinkPlace { namespace: *namespace, name: *name })
-        }
-        Op::Kernel(..) | Op::Tunnel(_) => None,
-    }
-}
-
-/// True if a link belongs to a network by name or to a container on it.
-fn is_of_named(LinkPlace { namespace, name }: LinkPlace) -> bool {
-    namespace != Namespace::Host || Segment::has_device(name) || SegmentEndpoint::has_port(name)
-}
-
-impl Outcome {
-    /// The outcome of an operation that this kernel does not support.
-    const fn unsupported(op: &Op) -> Self {
-        if let Op::Kernel(_, KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link)) = op {
-            match link.kind {
-                KernelKind::Vxlan(_) => return Self::NoVxlan,
-                KernelKind::Ipip(_) => return Self::NoIpip,
-                KernelKind::Bridge(_) | KernelKind::Veth(_) | KernelKind::Vlan(_) | KernelKind::Macvlan(_) => {}
-            }
-        }
-        if matches!(op, Op::Tunnel(TunnelOp::Create(..) | TunnelOp::Change(..))) {
-            return Self::NoTun;
-        }
-        if op.is_link() { Self::Unusable } else { Self::Usable }
-    }
 }
 
 pub(crate) struct NetworkLoop<P: Ports> {
@@ -423,64 +349,5 @@ async fn next_changes(
     match (monitor, cached) {
         (Some(monitor), Some(cached)) => monitor.changed(cached).await,
         (Some(_) | None, _) => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use wire_net::{Mtu, Vni};
-    use wire_state::{
-        Bridge, Capabilities, DesiredLink, DesiredVxlan, Findings, Framing, LinkPlace, ObservedKind, ObservedLink,
-        OpError, Owner, Tunnel,
-    };
-
-    use super::*;
-
-    fn refused(op: Op, kind: ErrorKind) -> Outcome {
-        let error = OpError { kind, detail: None, source: io::ErrorKind::Unsupported.into() };
-        Outcome::of(&Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() })
-    }
-
-    fn kernel(op: KernelOp) -> Op {
-        Op::Kernel(Namespace::Host, op)
-    }
-
-    #[test]
-    fn only_a_device_that_cannot_be_created_or_is_foreign_makes_the_network_unusable() {
-        let name = "flannel.1".parse().unwrap();
-        let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(1).unwrap()));
-        let create = || kernel(KernelOp::CreateLink(name, Box::new(DesiredLink::new(vxlan.clone(), Mtu(1450)))));
-        let local = "192.0.2.1:8472".parse().unwrap();
-        let (framing, capabilities) = (Framing::Raw, Capabilities::ALL);
-        let tunnel = Tunnel { framing, local, own: None, source_check: true, queues: 1, capabilities };
-        let tun = Op::Tunnel(TunnelOp::Create(name, Box::new(DesiredLink::new(tunnel, Mtu(1450)))));
-        assert_eq!(refused(tun, ErrorKind::Unsupported), Outcome::NoTun);
-        assert_eq!(refused(create(), ErrorKind::Unsupported), Outcome::NoVxlan);
-        let ipip = KernelKind::Ipip(wire_state::Ipip { parent: None, local: None });
-        let ipip = kernel(KernelOp::CreateLink(name, Box::new(DesiredLink::new(ipip, Mtu(1480)))));
-        assert_eq!(refused(ipip, ErrorKind::Unsupported), Outcome::NoIpip);
-        assert_eq!(refused(create(), ErrorKind::Permission), Outcome::Unusable);
-        let fdb = wire_state::FdbKey { link: name, mac: "02:00:00:00:00:01".parse().unwrap() };
-        assert_eq!(refused(kernel(KernelOp::DeleteFdb(fdb)), ErrorKind::Unsupported), Outcome::Usable);
-        let found = ObservedLink {
-            kind: ObservedKind::Bridge(Bridge::default()),
-            mac: None,
-            mtu: Mtu(1450),
-            up: true,
-            master: None,
-            port: None,
-            is_marked: false,
-            owner: Owner::Foreign,
-            index: 9,
-        };
-        let link = LinkPlace::in_host(name);
-        let conflicts = vec![Conflict::Name { link, found, underlay: None }];
-        assert_eq!(
-            Outcome::of(&Report { findings: Findings { conflicts, ..Findings::default() }, ..Report::default() }),
-            Outcome::Unusable
-        );
-        assert_eq!(Outcome::of(&Report::default()), Outcome::Usable);
     }
 }

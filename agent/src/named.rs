@@ -16,6 +16,7 @@ mod lack;
 mod part;
 #[cfg(test)]
 mod samples;
+mod seen;
 mod task;
 mod wishes;
 
@@ -38,7 +39,7 @@ pub(crate) use self::{
     document::{Document, DocumentFile},
     expected::{NamedShares, expected, list, saved},
     known::KnownFiles,
-    part::{NetworkSeen, NetworkState},
+    seen::{NetworkSeen, NetworkState},
 };
 use crate::{attach::Watched, exit::Exit, host::Host, loops::Loops, ports::Ports};
 

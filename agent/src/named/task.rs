@@ -3,6 +3,7 @@
 //! Each event, from the session, the store, a command, a job or the clock, only lets it look: at what is wished (the document), at what the store
 //! has (the folders), and at what the loop of `Network` was told. What differs begins a job, or sets a share.
 
+mod addresses;
 mod attaching;
 mod folders;
 mod steps;

@@ -1,29 +1,24 @@
 //! What the task does for attachments: a container gets addresses of its network, and the network's share its links.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_backends::SegmentEndpoint;
-use wire_lease::named::{Joining, NetworkError, Room};
 use wire_net::{LinkName, NetworkName, chain};
 use wire_state::{Failure, KernelOp, LinkPlace, Namespace, Network, Op, Report};
 
-use super::{AGAIN, NamedTask, steps::joining};
+use super::{AGAIN, NamedTask};
 use crate::{
-    attach::{self, Arrival, Attached, AttachmentId, Endpoint, Placement, Seen},
+    attach::{Arrival, Attached, AttachmentId, Placement, Seen},
     guests::{HelperError, Place, Running},
     named::{
-        Ground, Leased,
+        Ground,
         attached::{self, Containers},
         attachments::{AttachRequest, AttachWish, NewAttachment, Noted, Which},
-        choice::{self, Choice, Need, Taken},
         document::Entry,
-        jobs::{self, Done},
-        part::{Part, Trouble},
+        jobs::Done,
+        part::Part,
     },
     ports::Ports,
     status::shown,
@@ -113,7 +108,7 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
-    async fn refuse(&mut self, network: &NetworkName, id: AttachmentId, why: &str) {
+    pub(super) async fn refuse(&mut self, network: &NetworkName, id: AttachmentId, why: &str) {
         if let Err(error) = self.forget(id).await {
             debug!(attachment = %id, error, "a refused attachment stays");
             return;
@@ -169,142 +164,6 @@ impl<P: Ports> NamedTask<P> {
             let opened = opening.await.unwrap_or(Err(HelperError::HungUp));
             Done::Opened(place, process, opened)
         });
-    }
-
-    /// Gives each container that runs an address, and each attachment that can be for one alone.
-    fn give_addresses(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
-        if part.entry.held.is_none() {
-            // Nothing of those that are gone is anywhere.
-            let before = part.entry.endpoints.len();
-            part.entry.endpoints.retain(|id, _| self.attachments.all().contains_key(id));
-            self.is_saved &= before == part.entry.endpoints.len();
-        }
-        let ids: Vec<AttachmentId> = part.entry.endpoints.keys().copied().collect();
-        for id in ids {
-            let Some(attachment) = self.attachments.all().get(&id).cloned() else { continue };
-            let places = places_of(&self.attachments.placement, id);
-            let Some(endpoints) = part.entry.endpoints.get_mut(&id) else { continue };
-            let (lacking, has_changed) = attach::hold(endpoints, &places);
-            self.is_saved &= !has_changed;
-            let reserves = endpoints.is_empty() && lacking.is_empty() && !attachment.guest.can_be_several();
-            let holders = lacking.iter().map(|place| Some(place.key())).chain(reserves.then_some(None));
-            self.attachments.faults.remove(&id);
-            for holder in holders {
-                let Some(kept) = part.entry.held.as_ref() else { break };
-                let admitted = part.admitted().cloned();
-                let is_foreign = |address| {
-                    let host = admitted.as_ref().and_then(|network| network.host_of(address));
-                    host.is_some_and(|host| host != ground.host)
-                };
-                let (own, named) = (addresses_in(part), self.attachments.named(name));
-                match choice::choose(&attachment, kept, &Taken { own, named, is_foreign: &is_foreign }) {
-                    Choice::Has { addresses, mac } => {
-                        let endpoints = part.entry.endpoints.entry(id).or_default();
-                        let slot = attach::free_slot(endpoints);
-                        endpoints.push(Endpoint { slot, holder, addresses, mac, attached: None });
-                        self.is_saved = false;
-                    }
-                    Choice::Needs(need) => {
-                        self.get(name, part, ground, (id, need));
-                        break;
-                    }
-                    Choice::Refused(why) => {
-                        drop(self.attachments.faults.insert(id, why));
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Begins to get what a container needs in the store.
-    fn get(
-        &mut self,
-        name: &NetworkName,
-        part: &mut Part,
-        ground: &Ground<P::Store>,
-        (id, need): (AttachmentId, Need),
-    ) {
-        if !part.is_free(Instant::now()) {
-            return;
-        }
-        let Some(kept) = part.entry.held.clone() else { return };
-        match self.store() {
-            None => part.wait_for("etcd has not answered since the agent's start"),
-            Some((_, Leased::Not)) => part.wait_for("this host has no lease in etcd at the moment"),
-            Some((store, Leased::With(lease))) => {
-                debug!(network = %name, attachment = %id, ?need, "addresses are needed");
-                part.is_busy = true;
-                let (name, joining): (NetworkName, Joining) = (name.clone(), joining(ground, lease));
-                match need {
-                    Need::More => drop(self.jobs.spawn(jobs::grow(store, name, kept, joining))),
-                    Need::Claim(address, mac) => {
-                        self.jobs.spawn(jobs::claim(store, name, (id, joining), (address, mac)));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Begins to give a single address back that no container has any more.
-    fn release_idle(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
-        let mut used = addresses_in(part);
-        used.extend(self.attachments.named(name));
-        let Some(room) = part.entry.held.as_ref().and_then(|kept| choice::idle(kept, &used)) else { return };
-        if !part.entry.is_wanted() || !part.is_free(Instant::now()) {
-            return;
-        }
-        let Some((store, Leased::With(_))) = self.store() else { return };
-        // From now on nobody is given it.
-        if let Some(kept) = part.entry.held.as_mut() {
-            kept.rooms.retain(|held| *held != room);
-        }
-        (part.is_busy, self.is_saved) = (true, false);
-        self.jobs.spawn(jobs::release(store, name.clone(), ground.host, room));
-    }
-
-    /// Notes the end of a job for attachments.
-    pub(super) async fn note_claimed(
-        &mut self,
-        name: NetworkName,
-        id: AttachmentId,
-        claimed: Result<Room, NetworkError>,
-    ) {
-        let (now, random) = (Instant::now(), self.ports.random().clone());
-        let Some(part) = self.parts.get_mut(&name) else { return };
-        part.is_busy = false;
-        match claimed {
-            Ok(room) => {
-                part.again = None;
-                if let Some(kept) = part.entry.held.as_mut().filter(|kept| !kept.rooms.contains(&room)) {
-                    kept.rooms.push(room);
-                    self.is_saved = false;
-                }
-            }
-            Err(error @ NetworkError::Store(_)) => {
-                part.put_off(Trouble::Waits(chain(&error)), &random, now);
-            }
-            Err(error) if self.attachments.is_awaited(id) => {
-                self.refuse(&name, id, &chain(&error)).await;
-            }
-            Err(error) => {
-                part.put_off(Trouble::Fault(chain(&error)), &random, now);
-            }
-        }
-    }
-
-    /// Notes that a single address was given back.
-    pub(super) fn note_released(&mut self, name: &NetworkName, room: Room, released: &Result<(), NetworkError>) {
-        let (now, random) = (Instant::now(), self.ports.random().clone());
-        let Some(part) = self.parts.get_mut(name) else { return };
-        part.is_busy = false;
-        if let Err(error) = released {
-            if let Some(kept) = part.entry.held.as_mut().filter(|kept| !kept.rooms.contains(&room)) {
-                kept.rooms.push(room);
-                self.is_saved = false;
-            }
-            part.put_off(Trouble::Waits(chain(error)), &random, now);
-        }
     }
 
     /// Notes that a round has taken a share into account: addresses of attachments that are gone are free then.
@@ -431,15 +290,8 @@ fn want(part: &mut Part, id: AttachmentId) -> bool {
 }
 
 /// The places that an attachment is wanted in.
-fn places_of(placement: &Placement, id: AttachmentId) -> BTreeSet<Place> {
+pub(super) fn places_of(placement: &Placement, id: AttachmentId) -> BTreeSet<Place> {
     placement.wanted.iter().filter(|(_, ids)| ids.contains(&id)).map(|(place, _)| place.clone()).collect()
-}
-
-/// The addresses of this host and its containers in a network.
-fn addresses_in(part: &Part) -> BTreeSet<IpAddr> {
-    let own = part.entry.held.iter().flat_map(|kept| kept.member.own.iter().map(|(_, own)| *own));
-    let endpoints = part.entry.endpoints.values().flatten();
-    own.chain(endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|(_, address)| *address))).collect()
 }
 
 /// True if a round could not do something that the containers on a network need.

@@ -11,10 +11,10 @@ use super::{Folders, NamedTask};
 use crate::{
     firewall::FilterShare,
     named::{
-        Ground, Leased,
+        Ground, Leased, NetworkState,
         jobs::{self, Done},
         lack::Lack,
-        part::{Kernel, NetworkState, Part, Trouble},
+        part::{Kernel, Part, Trouble},
     },
     ports::Ports,
 };

@@ -1,0 +1,135 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A running container whose id begins so.
+pub(in crate::attach) fn guest(id: &str, name: &str, labels: &[(&str, &str)]) -> Guest {
+    let id = format!("{id:0<64}").parse().unwrap();
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Guest { id, name: name.to_owned(), pid: 7, labels, left_out: 0 }
+}
+
+/// By their ids.
+pub(in crate::attach) fn by_id(guests: impl IntoIterator<Item = Guest>) -> BTreeMap<ContainerId, Guest> {
+    guests.into_iter().map(|guest| (guest.id.clone(), guest)).collect()
+}
+
+fn guests() -> BTreeMap<ContainerId, Guest> {
+    let of = |service: &'static str, number: &'static str, oneoff: &'static str| {
+        [
+            ("com.docker.compose.project", "shop"),
+            ("com.docker.compose.service", service),
+            ("com.docker.compose.container-number", number),
+            ("com.docker.compose.oneoff", oneoff),
+        ]
+    };
+    by_id([
+        guest("aaaaaaaaaaaa1", "web", &[("tier", "front"), ("empty", "")]),
+        guest("aaaaaaaaaaaa2", "db", &[("tier", "back")]),
+        guest("bbbb", "cafe", &[("tier", "back")]),
+        guest("cafe", "other", &[]),
+        guest("1234", "shop-web-1", &of("web", "1", "False")),
+        guest("dddd", "shop-web-2", &of("web", "2", "False")),
+        guest("eeee", "shop-web-run-77", &of("web", "1", "True")),
+    ])
+}
+
+/// The names of the containers that are meant.
+fn meant(selector: &str) -> Vec<String> {
+    let guests = guests();
+    let places = selector.parse::<Selector>().unwrap().places(&guests).unwrap();
+    let name = |place: &Place| match place {
+        Place::Container(id) => guests[id].name.clone(),
+        Place::Process { .. } | Place::File(_) => place.to_string(),
+    };
+    places.iter().map(name).collect()
+}
+
+#[test]
+fn each_form_means_the_containers_that_it_says() {
+    for (selector, names) in [
+        ("web", &["web"][..]),
+        ("name:web", &["web"]),
+        ("nobody", &[]),
+        // A name before an id that begins so.
+        ("cafe", &["cafe"]),
+        ("bbbb", &["cafe"]),
+        ("aaaaaaaaaaaa2", &["db"]),
+        ("name:bbbb", &[]),
+        ("id:AAAAAAAAAAAA1", &["web"]),
+        ("id:ffffffffffff", &[]),
+        ("label:tier=back", &["db", "cafe"]),
+        ("label:tier=", &[]),
+        ("label:empty=", &["web"]),
+        ("compose:shop/web", &["shop-web-1", "shop-web-2"]),
+        ("compose:shop/web/1", &["shop-web-1"]),
+        ("compose:shop/web/9", &[]),
+        ("compose:other/web", &[]),
+        // An id that begins so before a process.
+        ("1234", &["shop-web-1"]),
+        ("4321", &["process 4321"]),
+        ("0", &[]),
+        ("pid:1234", &["process 1234"]),
+        ("/run/netns/x", &["/run/netns/x"]),
+        ("netns:/run/netns/x", &["/run/netns/x"]),
+    ] {
+        assert_eq!(meant(selector), names, "{selector}");
+    }
+}
+
+#[test]
+fn two_candidates_where_one_can_be_are_refused_and_both_named() {
+    for (selector, said) in [
+        (
+            "aaaaaaaaaaaa",
+            "aaaaaaaaaaaa means both web (aaaaaaaaaaaa) and db (aaaaaaaaaaaa): give more digits of the id, or the name",
+        ),
+        (
+            "id:aaaaaaaaaaaa",
+            "id:aaaaaaaaaaaa means both web (aaaaaaaaaaaa) and db (aaaaaaaaaaaa): give more digits of the id, or the name",
+        ),
+    ] {
+        let refused = selector.parse::<Selector>().unwrap().places(&guests()).unwrap_err();
+        assert_eq!(refused.to_string(), said);
+    }
+}
+
+#[test]
+fn what_selects_nothing_is_refused_with_what_to_write() {
+    for (text, said) in [
+        ("", "is missing"),
+        (&"x".repeat(1025), "at most 1024 bytes"),
+        ("web one", "no name of a container"),
+        ("-web", "no name of a container"),
+        ("name:", "no name of a container"),
+        ("id:abc", "at least 12 of its hex digits"),
+        ("id:wxyzwxyzwxyz", "at least 12"),
+        ("label:tier", "write label:KEY=VALUE"),
+        ("label:=x", "write label:KEY=VALUE"),
+        ("compose:shop", "write compose:PROJECT/SERVICE"),
+        ("compose:shop/web/x", "write compose:PROJECT/SERVICE"),
+        ("compose:shop/web/0", "the first with number 1"),
+        ("compose:shop//1", "write compose:PROJECT/SERVICE"),
+        ("pid:0", "from 1 to 2147483647"),
+        ("pid:-1", "from 1 to 2147483647"),
+        ("pid:4294967295", "from 1 to 2147483647"),
+        ("netns:x", "begins with a slash"),
+        ("/run/netns/../../etc/passwd", "has no .."),
+        ("lxc:web", "lxc: is not supported"),
+    ] {
+        let error = text.parse::<Selector>().unwrap_err().to_string();
+        assert!(error.contains(said), "{text}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_is_refused_or_read_again_as_it_is_shown(
+        text in prop_oneof![".{0,40}", "(name|id|label|compose|pid|netns):[a-f0-9/=.]{0,30}"]
+    ) {
+        if let Ok(selector) = text.parse::<Selector>() {
+            prop_assert_eq!(selector.to_string().parse::<Selector>(), Ok(selector.clone()));
+            let _ = selector.places(&guests());
+        }
+    }
+}
