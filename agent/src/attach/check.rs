@@ -123,12 +123,7 @@ impl Attachment {
     pub(crate) fn notes(&self) -> Vec<String> {
         let gateway = self.gateway.filter(|gateway| self.fixed().any(|(address, _)| of_one_family(*gateway, address)));
         let beside = gateway.filter(|gateway| !self.fixed().any(|(address, len)| is_inside(*gateway, address, len)));
-        let note = |gateway| {
-            format!(
-                "the gateway {gateway} is outside of all given prefixes: it gets a route of its own over the interface"
-            )
-        };
-        beside.map(note).into_iter().collect()
+        beside.map(beside_all).into_iter().collect()
     }
 
     /// The addresses that are given, with their prefix lengths.
@@ -243,6 +238,10 @@ fn usable(mac: MacAddr) -> Result<(), Refused> {
 
 fn is_inside(gateway: IpAddr, address: IpAddr, len: u8) -> bool {
     Prefix::new(address, len).is_ok_and(|prefix| prefix.contains(gateway))
+}
+
+fn beside_all(gateway: IpAddr) -> String {
+    format!("the gateway {gateway} is outside of all given prefixes: it gets a route of its own over the interface")
 }
 
 fn of_one_family(one: IpAddr, other: IpAddr) -> bool {

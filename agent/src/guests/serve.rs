@@ -111,11 +111,13 @@ fn user(name: String) -> Result<Uid, GuestsError> {
         Ok(users) => users,
         Err(source) => return Err(GuestsError::User { name, source }),
     };
-    let uid = |line: &str| {
-        let mut fields = line.strip_prefix(&*name)?.strip_prefix(':')?.split(':');
-        fields.nth(1)?.parse().ok().map(Uid::from_raw)
-    };
-    users.lines().find_map(uid).ok_or(GuestsError::NoUser { name })
+    users.lines().find_map(|line| uid_in(line, &name)).ok_or(GuestsError::NoUser { name })
+}
+
+/// The number of a user, if the line of passwd(5) is the user's.
+fn uid_in(line: &str, name: &str) -> Option<Uid> {
+    let mut fields = line.strip_prefix(name)?.strip_prefix(':')?.split(':');
+    fields.nth(1)?.parse().ok().map(Uid::from_raw)
 }
 
 fn passed_socket() -> Result<OwnedFd, GuestsError> {

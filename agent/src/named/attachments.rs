@@ -158,14 +158,7 @@ impl Attachments {
 
     /// The one that is already as a new one is to be.
     pub(super) fn same_as(&self, new: &NewAttachment) -> Option<AttachmentId> {
-        let is_same = |there: &&Attachment| {
-            there.guest.is_for_same(&new.guest)
-                && there.network() == &new.network
-                && new.interface.is_none_or(|interface| interface == there.interface)
-                && there.addresses == new.wishes()
-                && there.mac == new.mac
-        };
-        self.all().values().find(is_same).map(|there| there.id)
+        self.all().values().find(|there| new.is_there_as(there)).map(|there| there.id)
     }
 
     /// The document of a new one.
@@ -193,14 +186,7 @@ impl Attachments {
 
     /// Those that are meant. A guest may be given as the id of an attachment, too.
     pub(super) fn meant(&self, which: &Which) -> BTreeSet<AttachmentId> {
-        let Which { guest, network, interface } = which;
-        let id: Option<AttachmentId> = guest.to_string().parse().ok();
-        let is_meant = |there: &&Attachment| {
-            (there.guest.is_for_same(guest) || id == Some(there.id))
-                && network.as_ref().is_none_or(|network| there.network() == network)
-                && interface.is_none_or(|interface| there.interface == interface)
-        };
-        self.all().values().filter(is_meant).map(|there| there.id).collect()
+        self.all().values().filter(|there| which.means(there)).map(|there| there.id).collect()
     }
 
     /// The addresses that attachments of a network name.
@@ -225,7 +211,25 @@ impl Attachments {
     }
 }
 
+impl Which {
+    fn means(&self, there: &Attachment) -> bool {
+        let Self { guest, network, interface } = self;
+        let is_its_id = || guest.to_string().parse().ok() == Some(there.id);
+        (there.guest.is_for_same(guest) || is_its_id())
+            && network.as_ref().is_none_or(|network| there.network() == network)
+            && interface.is_none_or(|interface| there.interface == interface)
+    }
+}
+
 impl NewAttachment {
+    fn is_there_as(&self, there: &Attachment) -> bool {
+        there.guest.is_for_same(&self.guest)
+            && there.network() == &self.network
+            && self.interface.is_none_or(|interface| interface == there.interface)
+            && there.addresses == self.wishes()
+            && there.mac == self.mac
+    }
+
     fn wishes(&self) -> Vec<Wish> {
         let fixed: Vec<Wish> = self
             .addresses

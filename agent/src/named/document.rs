@@ -194,18 +194,19 @@ impl Stored {
 
 impl From<Stored> for Document {
     fn from(stored: Stored) -> Self {
-        let entry = |(name, entry): (String, StoredEntry)| {
-            let parsed: NetworkName = name.parse().ok().filter(|name: &NetworkName| !name.is_default())?;
-            let held = entry.held.and_then(|held| match held.parse(&parsed) {
-                Ok(kept) => Some(kept),
-                Err(fault) => {
-                    warn!(network = %parsed, fault, "what this host holds on a network is not readable on disk: it joins anew");
-                    None
-                }
-            });
-            Some((parsed, Entry { is_exposed: entry.exposed, endpoints: entry.attachments, held }))
-        };
-        Self { host: stored.host, networks: stored.networks.into_iter().filter_map(entry).collect() }
+        let networks = stored.networks.into_iter().filter_map(|(name, entry)| entry.parse(&name));
+        Self { host: stored.host, networks: networks.collect() }
+    }
+}
+
+impl StoredEntry {
+    fn parse(self, name: &str) -> Option<(NetworkName, Entry)> {
+        let name: NetworkName = name.parse().ok().filter(|name: &NetworkName| !name.is_default())?;
+        let held = self.held.map(|held| held.parse(&name)).transpose().unwrap_or_else(|fault| {
+            warn!(network = %name, fault, "what this host holds on a network is not readable on disk: it joins anew");
+            None
+        });
+        Some((name, Entry { is_exposed: self.exposed, endpoints: self.attachments, held }))
     }
 }
 

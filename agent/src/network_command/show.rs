@@ -1,12 +1,14 @@
 //! What the commands about networks print.
 
+use std::net::IpAddr;
+
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 use wire_lease::{
     NetworkConfig,
-    named::{NamedNetwork, NamedNetworks, NamedRecords, NetworkRecord, Record},
+    named::{MemberRecord, NamedNetwork, NamedNetworks, NamedRecords, NetworkRecord, Record},
 };
-use wire_net::{Family, NetworkName};
+use wire_net::{DualStack, Family, HostId, NetworkName};
 
 /// All that etcd has of networks.
 pub(super) struct Site {
@@ -95,16 +97,18 @@ fn flat(config: &NetworkConfig) -> Value {
 }
 
 fn members(network: &NamedNetwork) -> Value {
-    let member = |(host, stored): (&wire_net::HostId, &wire_lease::named::Stored<wire_lease::named::MemberRecord>)| {
-        let rooms: Vec<String> = network.rooms_of(*host).map(|room| room.to_string()).collect();
-        json!({
-            "host": host.to_string(),
-            "public": stored.record.public.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>(),
-            "own": stored.record.own.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>(),
-            "addresses": rooms,
-        })
-    };
-    network.members.iter().map(member).collect()
+    network.members.iter().map(|(host, stored)| member(network, *host, &stored.record)).collect()
+}
+
+fn member(network: &NamedNetwork, host: HostId, record: &MemberRecord) -> Value {
+    let texts = |addresses: &DualStack<IpAddr>| addresses.iter().map(|(_, one)| one.to_string()).collect::<Vec<_>>();
+    let rooms: Vec<String> = network.rooms_of(host).map(|room| room.to_string()).collect();
+    json!({
+        "host": host.to_string(),
+        "public": texts(&record.public),
+        "own": texts(&record.own),
+        "addresses": rooms,
+    })
 }
 
 /// The list for people.

@@ -99,12 +99,13 @@ impl Foundation {
     /// Encapsulated packets that others send with this host's address: to other members they would look like ours.
     fn translated(&self) -> Vec<Rule> {
         let all = self.ports.iter().flat_map(|port| self.local.iter().map(move |local| (*port, *local)));
-        let rule = |(port, local): (u16, IpAddr)| {
-            let matches = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::SourceWasNot(Family::of(local), local)];
-            Rule::new("masqueraded", matches, [Action::CountIn(NO_MEMBERS), Action::Drop])
-        };
-        all.map(rule).collect()
+        all.map(|(port, local)| masqueraded(port, local)).collect()
     }
+}
+
+fn masqueraded(port: u16, local: IpAddr) -> Rule {
+    let matches = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::SourceWasNot(Family::of(local), local)];
+    Rule::new("masqueraded", matches, [Action::CountIn(NO_MEMBERS), Action::Drop])
 }
 
 /// Members have sources of their own inside: by IP, and by ARP. Hosts that are no members are judged as such.

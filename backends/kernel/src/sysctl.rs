@@ -67,12 +67,14 @@ impl Settings {
     /// The path by which a file is found that the namespace's own threads find by `path`.
     fn place(&self, path: &Path) -> Option<PathBuf> {
         let Self::Opened { v4, v6 } = self else { return Some(path.to_owned()) };
-        let of = |folder: &OwnedFd, name| {
-            let rest = path.strip_prefix(Path::new("/proc/sys/net").join(name)).ok()?;
-            Some(Path::new("/proc/thread-self/fd").join(folder.as_raw_fd().to_string()).join(rest))
-        };
-        of(v4, "ipv4").or_else(|| of(v6.as_ref()?, "ipv6"))
+        below(v4, "ipv4", path).or_else(|| below(v6.as_ref()?, "ipv6", path))
     }
+}
+
+/// The path of a setting of `/proc/sys/net/NAME` in an open folder.
+fn below(folder: &OwnedFd, name: &str, path: &Path) -> Option<PathBuf> {
+    let rest = path.strip_prefix(Path::new("/proc/sys/net").join(name)).ok()?;
+    Some(Path::new("/proc/thread-self/fd").join(folder.as_raw_fd().to_string()).join(rest))
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "most kinds of io::Error are treated alike")]

@@ -77,13 +77,17 @@ impl HostChange<'_> {
             return changed;
         }
         changed.extend(before.blocks.symmetric_difference(&after.blocks).flat_map(|block| addresses_of(*block)));
-        let others = |one: &SegmentHost, other: &SegmentHost| {
-            let differs = |(address, mac): &(&IpAddr, &MacAddr)| other.addresses.get(*address) != Some(*mac);
-            one.addresses.iter().filter(differs).map(|(address, _)| *address).collect::<Vec<_>>()
-        };
-        changed.extend(others(before, after));
-        changed.extend(others(after, before));
+        changed.extend(before.addresses_unlike(after));
+        changed.extend(after.addresses_unlike(before));
         changed
+    }
+}
+
+impl SegmentHost {
+    /// Its single addresses that the other one has not, or with another MAC.
+    fn addresses_unlike(&self, other: &Self) -> impl Iterator<Item = IpAddr> {
+        let differs = |(address, mac): &(&IpAddr, &MacAddr)| other.addresses.get(*address) != Some(*mac);
+        self.addresses.iter().filter(differs).map(|(address, _)| *address)
     }
 }
 

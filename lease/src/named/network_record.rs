@@ -127,10 +127,8 @@ impl Record for NetworkRecord {
     }
 
     fn to_value(&self) -> Vec<u8> {
-        let pool = |family| {
-            let AddressPool { prefix, block_len } = self.pools.get(family)?;
-            Some(StoredPool { pool: prefix.to_string(), block: Some(*block_len) })
-        };
+        let stored = |pool: &AddressPool| StoredPool { pool: pool.prefix.to_string(), block: Some(pool.block_len) };
+        let pool = |family| self.pools.get(family).map(stored);
         to_json(&StoredNetwork {
             vni: self.vni.number().into(),
             v4: pool(Family::V4),

@@ -59,11 +59,9 @@ impl Claimed {
 
     /// The single addresses of others inside a host's rooms.
     fn foreign(&self, host: HostId, rooms: &[Room]) -> Vec<IpAddr> {
-        let is_foreign = |held: &&Held| {
-            let is_inside = rooms.iter().any(|room| room.prefix().covers(held.prefix));
-            !held.is_block && held.room_of(host).is_none() && is_inside
-        };
-        self.held.iter().filter(is_foreign).map(|held| held.prefix.network()).collect()
+        let others = self.held.iter().filter(|held| !held.is_block && held.room_of(host).is_none());
+        let is_inside = |held: &&Held| rooms.iter().any(|room| room.prefix().covers(held.prefix));
+        others.filter(is_inside).map(|held| held.prefix.network()).collect()
     }
 }
 
