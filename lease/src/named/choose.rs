@@ -67,15 +67,16 @@ pub struct Asker {
 /// Chooses a free block, or where blocks run short a single address, as a prefix of one address. `claimed` are all blocks and addresses of
 /// the pool that have a key.
 ///
-/// Half of the blocks are kept for hosts that come, which get a block while there is one, and for single addresses: hosts leave a part of each
-/// block unused, and the last addresses of a pool must be there for all.
+/// Half of the blocks are kept for hosts that come, and an eighth for single addresses: hosts leave a part of each block unused, and the last
+/// addresses of a pool must be there for all, also for hosts that come when no block is left.
 ///
 /// # Errors
 /// If no address is free.
 pub fn choose_room(pool: &AddressPool, claimed: &[Prefix], asker: Asker) -> Result<Prefix, NothingFree> {
     let taken = || claimed.iter().copied().collect::<Taken>();
     let blocks = pool_of(pool.usable(), pool.block_len).expect("a block is longer than its pool");
-    if asker.is_first || touched(pool, claimed) * 2 < blocks.size() {
+    let eighths = if asker.is_first { 7 } else { 4 };
+    if touched(pool, claimed).saturating_mul(8) < blocks.size().saturating_mul(eighths) {
         let mut taken = taken();
         useless_blocks(pool).for_each(|block| taken.insert(block));
         let host = asker.host.to_string();

@@ -69,10 +69,27 @@ impl NamedNetwork {
     /// The host that has an address, by itself or in a block; of an IPv6 address also by the IPv4 address that it belongs to.
     #[must_use]
     pub fn host_of(&self, address: IpAddr) -> Option<HostId> {
-        let pools = &self.record().pools;
-        let claimed = if pools.belongs_to_v4(address) { low_bits(address) } else { address };
+        let claimed = self.claimed(address);
         let single = self.addresses.get(&claimed).map(|stored| stored.record.host);
         single.or_else(|| self.host_of_block(claimed))
+    }
+
+    /// True if an address lies in a block of a host, and another host has claimed it by itself before that host had the block: of the two the older
+    /// claim stays.
+    #[must_use]
+    pub fn is_lost_to_older(&self, host: HostId, address: IpAddr) -> bool {
+        let claimed = self.claimed(address);
+        let single = self.addresses.get(&claimed).filter(|single| single.record.host != host);
+        let block = self.block_of(claimed).filter(|block| block.record.host == host);
+        let of = |single: &Stored<AddressRecord>, block: &Stored<BlockRecord>| {
+            single.origin.create_revision < block.origin.create_revision
+        };
+        single.zip(block).is_some_and(|(single, block)| of(single, block))
+    }
+
+    /// The address that is claimed for this one: of an IPv6 address that belongs to an IPv4 address, the latter.
+    fn claimed(&self, address: IpAddr) -> IpAddr {
+        if self.record().pools.belongs_to_v4(address) { low_bits(address) } else { address }
     }
 
     /// The blocks of one host, and its single addresses as prefixes.
@@ -83,9 +100,12 @@ impl NamedNetwork {
     }
 
     fn host_of_block(&self, address: IpAddr) -> Option<HostId> {
+        self.block_of(address).map(|stored| stored.record.host)
+    }
+
+    fn block_of(&self, address: IpAddr) -> Option<&Stored<BlockRecord>> {
         let len = self.record().pools.claimed().block_len;
-        let block = Prefix::new(address, len).ok()?;
-        self.blocks.get(&block).map(|stored| stored.record.host)
+        self.blocks.get(&Prefix::new(address, len).ok()?)
     }
 
     pub(super) fn put_member(&mut self, key: &MemberKey, stored: Option<&Stored<MemberRecord>>) {

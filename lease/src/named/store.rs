@@ -2,6 +2,7 @@
 
 mod claims;
 mod create;
+mod memberships;
 mod put_back;
 mod remove;
 mod room;

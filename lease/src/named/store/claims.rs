@@ -51,6 +51,18 @@ impl Claimed {
         self.held.iter().map(|held| held.prefix).collect()
     }
 
+    /// The single addresses of a host inside blocks that others had before.
+    fn late(&self, host: HostId) -> Vec<Room> {
+        let is_late = |single: &KeyValue, room: &Room| {
+            let around = self.held.iter().filter(|held| held.is_block && held.prefix.covers(room.prefix()));
+            around
+                .filter(|held| held.owned.is_some_and(|(owner, _)| owner != host))
+                .any(|held| held.kv.create_revision < single.create_revision)
+        };
+        let singles = self.rooms_of(host).filter(|(_, room)| matches!(room, Room::Address(..)));
+        singles.filter(|(kv, room)| is_late(kv, room)).map(|(_, room)| room).collect()
+    }
+
     /// Only what the network has. Anything may be written below its folders.
     fn within(mut self, pools: &NetworkPools) -> Self {
         self.held.retain(|held| held.is_within(pools));
@@ -106,9 +118,14 @@ impl<S: LeaseStore> NetworkStore<S> {
                 txn.then.push(write);
             }
             if txn.then.is_empty() || self.commit(txn).await?.succeeded {
-                let foreign = self.claimed(name).await?.within(pools).foreign(joining.host, &rooms);
-                // Another host may have claimed this host's own address at the same moment.
-                if member.own.iter().all(|(_, own)| !foreign.contains(own)) {
+                let claimed = self.claimed(name).await?.within(pools);
+                let late = claimed.late(joining.host);
+                for room in &late {
+                    self.release(name, joining.host, *room).await?;
+                }
+                let foreign = claimed.foreign(joining.host, &rooms);
+                // Another host may have claimed this host's own address, or the block around a single one, at the same moment.
+                if late.is_empty() && member.own.iter().all(|(_, own)| !foreign.contains(own)) {
                     return Ok(Joined { network, member, rooms, foreign });
                 }
             }

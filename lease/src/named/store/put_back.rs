@@ -42,19 +42,13 @@ impl<S: LeaseStore> NetworkStore<S> {
         for attempt in 0..ATTEMPTS {
             match self.put_network_back(name, &kept.record).await? {
                 Step::Done(network) => {
-                    let member = MemberKey { network: name.clone(), host: joining.host };
-                    let write = kept.member.write(&self.prefix, &member, joining.lease);
-                    let key = self.prefix.member(name, joining.host);
-                    let is_there = |kv: &KeyValue| kv.lease == joining.lease;
-                    let found = self.key(&key).await?;
-                    let when = vec![self.is_as(name, &network), as_read(key, found.as_ref())];
-                    if !found.as_ref().is_some_and(is_there)
-                        && !self.commit(Txn { when, then: vec![write] }).await?.succeeded
-                    {
-                        self.pause(attempt).await;
-                        continue;
+                    let lost = self.put_rooms_back(name, kept, joining).await?;
+                    // A host that has lost all joins anew.
+                    let has_some = kept.rooms.is_empty() || lost.len() < kept.rooms.len();
+                    if !has_some || self.put_member_back(name, (kept, &network), joining).await? {
+                        return Ok(PutBack::There { lost });
                     }
-                    return self.put_rooms_back(name, kept, joining).await;
+                    self.pause(attempt).await;
                 }
                 Step::Other => return Ok(PutBack::Other),
                 Step::Raced => self.pause(attempt).await,
@@ -81,12 +75,31 @@ impl<S: LeaseStore> NetworkStore<S> {
         Ok(Step::Raced)
     }
 
+    /// False if others have changed the same keys.
+    async fn put_member_back(
+        &self,
+        name: &NetworkName,
+        (kept, network): (&Kept, &Stored<NetworkRecord>),
+        joining: &Joining,
+    ) -> Result<bool, NetworkError> {
+        let key = self.prefix.member(name, joining.host);
+        let found = self.key(&key).await?;
+        if found.as_ref().is_some_and(|kv| kv.lease == joining.lease) {
+            return Ok(true);
+        }
+        let member = MemberKey { network: name.clone(), host: joining.host };
+        let then = vec![kept.member.write(&self.prefix, &member, joining.lease)];
+        let when = vec![self.is_as(name, network), as_read(key, found.as_ref())];
+        Ok(self.commit(Txn { when, then }).await?.succeeded)
+    }
+
+    /// Returns what another host has now.
     async fn put_rooms_back(
         &self,
         name: &NetworkName,
         kept: &Kept,
         joining: &Joining,
-    ) -> Result<PutBack, NetworkError> {
+    ) -> Result<Vec<Room>, NetworkError> {
         let owner = Owner { host: joining.host, lease: joining.lease };
         let mut lost = Vec::new();
         for room in &kept.rooms {
@@ -104,7 +117,7 @@ impl<S: LeaseStore> NetworkStore<S> {
                 }
             }
         }
-        Ok(PutBack::There { lost })
+        Ok(lost)
     }
 }
 
@@ -117,7 +130,7 @@ enum Step {
 }
 
 /// True if the value of a VNI's key names the network.
-fn names(kv: &KeyValue, network: &NetworkName) -> bool {
+pub(super) fn names(kv: &KeyValue, network: &NetworkName) -> bool {
     let value: Option<Value> = serde_json::from_slice(&kv.value).ok();
     value.is_some_and(|value| value.get("Network").and_then(Value::as_str) == Some(network.as_str()))
 }

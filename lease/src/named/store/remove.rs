@@ -6,7 +6,7 @@ use tracing::debug;
 use wire_net::{MemberKey, NetworkName, chain};
 use wire_store::{Compare, KeyValue, LeaseStore, Txn, Write};
 
-use super::{ATTEMPTS, NetworkError, NetworkStore, as_read, create::vni_value};
+use super::{ATTEMPTS, NetworkError, NetworkStore, as_read, claims::WRITES, create::vni_value, put_back::names};
 use crate::named::{MemberRecord, NetworkRecord, Record, Stored};
 
 /// The time within which the VNI of a removed network is not used again: as long as the longest lease of a host by default.
@@ -70,10 +70,11 @@ impl<S: LeaseStore> NetworkStore<S> {
             if !force {
                 self.refuse_in_use(name).await?;
             }
-            let rest = match Stored::<NetworkRecord>::of(&found) {
-                Ok(stored) => Some(self.rest_of_vni(name, &stored.record).await?),
-                Err(_) => None,
+            let vnis = match Stored::<NetworkRecord>::of(&found) {
+                Ok(stored) => vec![self.prefix.vni(stored.record.vni)],
+                Err(_) => self.vnis_of(name).await?,
             };
+            let rest = self.rest_of_vnis(name, vnis).await?;
             let delete = Write::Delete(found.key.clone());
             let when = vec![as_read(found.key.clone(), Some(&found))];
             let txn = Txn { when, then: std::iter::once(delete).chain(rest).collect() };
@@ -114,10 +115,20 @@ impl<S: LeaseStore> NetworkStore<S> {
         if hosts.is_empty() { Ok(()) } else { Err(NetworkError::InUse { name: name.clone(), hosts }) }
     }
 
-    /// The write that keeps a VNI from being used again for a while.
-    async fn rest_of_vni(&self, name: &NetworkName, record: &NetworkRecord) -> Result<Write, NetworkError> {
+    /// The keys of VNIs that name a network, whose own record does not tell which it has.
+    async fn vnis_of(&self, name: &NetworkName) -> Result<Vec<Vec<u8>>, NetworkError> {
+        let all = self.listed(&self.prefix.vnis()).await?;
+        Ok(all.into_iter().filter(|kv| names(kv, name)).map(|kv| kv.key).take(WRITES).collect())
+    }
+
+    /// The writes that keep VNIs from being used again for a while.
+    async fn rest_of_vnis(&self, name: &NetworkName, vnis: Vec<Vec<u8>>) -> Result<Vec<Write>, NetworkError> {
+        if vnis.is_empty() {
+            return Ok(Vec::new());
+        }
         let lease = self.store.grant(VNI_REST).await?;
-        Ok(Write::Put { key: self.prefix.vni(record.vni), value: vni_value(name), lease: Some(lease) })
+        let rest = |key| Write::Put { key, value: vni_value(name), lease: Some(lease) };
+        Ok(vnis.into_iter().map(rest).collect())
     }
 
     /// Succeeds if the network was removed although the answer was lost.

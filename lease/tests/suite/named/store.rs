@@ -1,5 +1,6 @@
 //! The transactions on networks by name, on the simulated store and on a real etcd.
 
+mod crowd;
 mod faults;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -86,6 +87,8 @@ async fn all<S: LeaseStore>(store: &S) {
     fixed_addresses(store).await;
     strange_claims(store).await;
     claimed_inside_a_block(store).await;
+    removed_although_invalid(store).await;
+    memberships(store).await;
     wiped(store).await;
 }
 
@@ -313,6 +316,43 @@ async fn claimed_inside_a_block<S: LeaseStore>(store: &S) {
     assert!(again.member.own.v4.is_some_and(|other| other != own && here.rooms[0].prefix().contains(other)));
     networks.leave(&name, host(1)).await.unwrap();
     networks.remove(&name, true).await.unwrap();
+}
+
+/// The VNI of a network whose record is not valid rests too, and a network of that name can be made again.
+async fn removed_although_invalid<S: LeaseStore>(store: &S) {
+    let networks = networks(store, 9);
+    let name = named("spoilt");
+    let made = networks.create(&wanted("spoilt", of("10.223.0.0/20")), &[]).await.unwrap();
+    let write = Write::Put { key: "/n/wire/networks/spoilt".into(), value: b"{".to_vec(), lease: None };
+    store.commit(Txn { when: Vec::new(), then: vec![write] }).await.unwrap();
+    networks.remove(&name, true).await.unwrap();
+    let vni = store.get(format!("/n/wire/vnis/{}", made.record.vni).as_bytes()).await.unwrap().found.unwrap();
+    let (left, _) = store.time_to_live(vni.lease.expect("it goes in the end")).await.unwrap().unwrap();
+    assert!(left > Duration::from_secs(23 * 3600), "{left:?}");
+    networks.create(&wanted("spoilt", of("10.223.0.0/20")), &[]).await.unwrap();
+    networks.remove(&name, false).await.unwrap();
+}
+
+/// The memberships of a host are told from those of others, also where a network's record is not valid.
+async fn memberships<S: LeaseStore>(store: &S) {
+    let (networks, lease) = (networks(store, 10), granted(store).await);
+    for (name, pool) in [("m1", "10.224.0.0/24"), ("m2", "10.224.1.0/24")] {
+        networks.create(&wanted(name, of(pool)), &[]).await.unwrap();
+        networks.join(&named(name), &joining(41, lease)).await.unwrap();
+    }
+    networks.join(&named("m1"), &joining(42, lease)).await.unwrap();
+    let valid = |found: Vec<(NetworkName, Option<Kept>)>| -> Vec<(String, bool)> {
+        found.into_iter().map(|(name, kept)| (name.to_string(), kept.is_some())).collect()
+    };
+    assert_eq!(valid(networks.memberships(host(42)).await.unwrap()), [("m1".to_owned(), true)]);
+    assert_eq!(valid(networks.memberships(host(43)).await.unwrap()), []);
+    let write = Write::Put { key: "/n/wire/networks/m2".into(), value: b"{".to_vec(), lease: None };
+    store.commit(Txn { when: Vec::new(), then: vec![write] }).await.unwrap();
+    let both = valid(networks.memberships(host(41)).await.unwrap());
+    assert_eq!(both, [("m1".to_owned(), true), ("m2".to_owned(), false)]);
+    for name in ["m1", "m2"] {
+        networks.remove(&named(name), true).await.unwrap();
+    }
 }
 
 /// A store that has lost all of it gets it back from the disk of a host, and nothing of what others have made since is overwritten.

@@ -1,0 +1,50 @@
+//! The networks that a host is a member of, as the store has it.
+
+use wire_net::{HostId, MemberKey, NetworkName};
+use wire_store::{KeySink, KeyValue, LeaseStore};
+
+use super::{Kept, NetworkError, NetworkStore};
+use crate::named::{MemberRecord, Record};
+
+/// The members of one host in a listing of all: no more is kept of it.
+struct OfHost {
+    host: HostId,
+    folder: Vec<u8>,
+    found: Vec<(NetworkName, KeyValue)>,
+}
+
+impl KeySink for OfHost {
+    fn clear(&mut self) {
+        self.found.clear();
+    }
+
+    fn push(&mut self, kv: KeyValue) {
+        let key = kv.key.strip_prefix(&*self.folder).and_then(|name| MemberKey::of_key(name).ok());
+        if let Some(MemberKey { network, .. }) = key.filter(|key| key.host == self.host) {
+            self.found.push((network, kv));
+        }
+    }
+}
+
+impl<S: LeaseStore> NetworkStore<S> {
+    /// The networks that a host is a member of. Of a network whose record or membership is not valid only the name is known, and of none the blocks.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn memberships(&self, host: HostId) -> Result<Vec<(NetworkName, Option<Kept>)>, NetworkError> {
+        let mut sink = OfHost { host, folder: self.prefix.members(), found: Vec::new() };
+        self.store.list_into(&self.prefix.members(), &mut sink).await?;
+        let mut all = Vec::new();
+        for (name, kv) in sink.found {
+            let network = match self.network(&name).await {
+                Ok(network) => Some((*network.record).clone()),
+                Err(error @ NetworkError::Store(_)) => return Err(error),
+                Err(_) => None,
+            };
+            let member = MemberRecord::from_value(&kv.value).ok();
+            let kept = network.zip(member).map(|(record, member)| Kept { record, member, rooms: Vec::new() });
+            all.push((name, kept));
+        }
+        Ok(all)
+    }
+}
