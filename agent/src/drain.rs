@@ -1,5 +1,8 @@
-//! `wire-agent drain`: leaving the network. The lease is given back first, so that peers stop sending to this host; then
-//! our entries in the kernel, our settings for Docker, the files for other programs, and last the agent's own state go.
+//! `wire-agent drain`: leaving the network. The devices of networks by name go first, since another host may get their addresses as soon as etcd has
+//! them back. Then the lease is given back, so that peers stop sending to this host; then our other entries in the kernel, our settings for Docker, the
+//! files for other programs, and last the agent's own state go.
+
+mod kernel;
 
 use std::{
     io,
@@ -7,16 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wire_backends::Segment;
-use wire_kernel::{HostNetwork, KernelDataplane, RouteForm};
+use wire_kernel::HostNetwork;
 use wire_lease::{
     HeldLease, Owner, give_back,
     named::{NetworkError, NetworkStore},
 };
-use wire_net::{LinkName, chain};
-use wire_state::{DataplaneError, DesiredFile, DesiredFiles, FileOp, Marks, PerNamespace, Reconciler, Scope, Writing};
+use wire_net::chain;
+use wire_state::{DesiredFile, DesiredFiles, FileOp, PerNamespace, Reconciler, Writing};
 use wire_store::{EtcdStore, Random, StoreError};
 
+use self::kernel::{kernel, remove_from_kernel, scope_left, scope_of_networks};
 use crate::{
     attach::Folder,
     daemon_json::{self, DaemonJsonError, Without},
@@ -26,7 +29,6 @@ use crate::{
     files::{FileDriver, RealDisk},
     firewall,
     flat::NETWORKS,
-    host_dataplane::HostDataplane,
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
     named::{Document, DocumentFile, KnownFiles},
@@ -37,6 +39,10 @@ use crate::{
     state::{State, StateFile},
     upkeep::files_failure,
 };
+
+/// Said where devices of networks by name are left.
+const KEPT: &str =
+    "the lease and the addresses on networks by name are kept in etcd, since containers here may still answer there";
 
 /// The host has not left the network, or not completely.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +113,7 @@ fn name_others(networks: &[Settings]) {
 ///
 /// # Errors
 /// [`Exit::LockHeld`] while the agent runs, [`DrainError::LeaseLeft`] if etcd does not answer (all else is done then),
-/// [`DrainError::Incomplete`] if something could not be removed.
+/// [`DrainError::Incomplete`] if something could not be removed. What cannot be removed from the kernel in time counts so.
 async fn run(settings: Settings) -> Result<(), Exit> {
     require_capability()?;
     let folders = &settings.folders;
@@ -116,9 +122,19 @@ async fn run(settings: Settings) -> Result<(), Exit> {
     let state = state_file.load(&System::default()).map_err(|source| unread(&settings, source))?;
     let document_file = DocumentFile::in_folder(&folders.state_dir);
     let document = document_file.peek(&RealDisk).map_err(|source| unread(&settings, source))?;
-    let networks = leave_networks(&settings, &state, &document).await;
-    let lease = release(&settings, &state).await;
-    let mut failures = remove_from_kernel(&settings, &state, &document);
+    let mut failures = Vec::new();
+    let of_networks = scope_of_networks(&document);
+    if !of_networks.devices.is_empty() {
+        failures.extend(remove_from_kernel(of_networks));
+    }
+    let (mut networks, mut lease) = (Ok(()), Ok(()));
+    if failures.is_empty() {
+        networks = leave_networks(&settings, &state, &document).await;
+        lease = release(&settings, &state).await;
+    } else {
+        failures.push(KEPT.to_owned());
+    }
+    failures.extend(remove_from_kernel(scope_left(&settings, &state, &document)));
     match firewall::remove(settings.network.clone()) {
         Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
         Err(error) => failures.push(error.report()),
@@ -163,13 +179,18 @@ fn dry_run_of(settings: &Settings) -> Result<(), Exit> {
     };
     let document_file = DocumentFile::in_folder(&settings.folders.state_dir);
     let document = document_file.peek(&RealDisk).map_err(|source| unread(settings, source))?;
-    let network = kernel_left(settings, &state, &document)?.preview(&PerNamespace::default())?.ops;
+    let nothing_there = PerNamespace::default();
+    let of_networks = kernel(scope_of_networks(&document))?.preview(&nothing_there)?.ops;
+    let mut network = kernel(scope_left(settings, &state, &document))?.preview(&nothing_there)?.ops;
+    network.retain(|op| !of_networks.contains(op));
     let (mut firewall, nothing) = firewall::leaving(settings.network.clone());
     let rules = firewall.preview(&nothing)?.ops;
     let (files, failure) = FilesLeft::of(settings, &state);
     let files = files.ops().into_iter().chain(FilesLeft::of_state(settings, &document).ops());
-    let lines = std::iter::once(format!("lease: {lease}"))
+    let of_networks = of_networks.iter().map(|op| format!("network: {op}"));
+    let lines = of_networks
         .chain(document.names().map(|name| format!("networks: leave {name}")))
+        .chain(std::iter::once(format!("lease: {lease}")))
         .chain(network.iter().map(|op| format!("network: {op}")))
         .chain(rules.iter().map(|op| format!("firewall: {op}")))
         .chain(files.map(|op| format!("files: {op}")));
@@ -243,37 +264,6 @@ async fn leave_networks(settings: &Settings, state: &State, document: &Document)
 fn addresses() -> Result<Vec<IpAddr>, Exit> {
     let host = HostNetwork::read([])?;
     Ok(host.links.iter().flat_map(|link| &link.addresses).map(|own| own.local.address).collect())
-}
-
-/// Removes all entries of ours from the kernel by one round with an empty desired state. Returns what failed.
-fn remove_from_kernel(settings: &Settings, state: &State, document: &Document) -> Vec<String> {
-    let mut reconciler = match kernel_left(settings, state, document) {
-        Ok(reconciler) => reconciler,
-        Err(error) => return vec![chain(&error)],
-    };
-    let round = reconciler.round(&PerNamespace::default());
-    report(format_args!("kernel: {} devices and entries removed", round.removed));
-    round.failures.iter().map(ToString::to_string).collect()
-}
-
-/// All of ours in the kernel.
-fn kernel_left(
-    settings: &Settings,
-    state: &State,
-    document: &Document,
-) -> Result<Reconciler<HostDataplane>, DataplaneError> {
-    let marks = Marks { macs: state.macs.values().copied().collect(), ..Marks::default() };
-    let of_named = document.held().map(|(_, kept)| kept.record.vni);
-    let of_named = of_named.flat_map(|vni| [Segment::bridge(vni), Segment::overlay(vni)]).chain(document.ports());
-    let devices = state.macs.keys().filter_map(|name| name.parse::<LinkName>().ok()).chain(of_named).collect();
-    // Routes that are on no device of ours are found by their network: the blackhole of our own subnet, and those to hosts on the
-    // underlay's link. After a reboot there is neither a file nor a route.
-    let env = SubnetEnv::read(&RealDisk, &settings.folders.subnet_file);
-    let networks = env.map_or(state.subnet, |env| env.networks);
-    let networks = networks.iter().chain(state.subnet.iter()).map(|(_, prefix)| *prefix).collect();
-    let scope = Scope { devices, marks, networks, ..Scope::default() };
-    let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
-    Ok(Reconciler::new(driver, PerNamespace::host(scope)))
 }
 
 /// The files to remove, and Docker's settings without ours.

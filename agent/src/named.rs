@@ -48,6 +48,8 @@ use crate::{attach::Watched, exit::Exit, host::Host, loops::Loops, ports::Ports}
 pub(crate) struct Ground<S> {
     /// The number of joins of the default network, this one included.
     pub(crate) joins: u64,
+    /// The number of times that its leases were listed anew since then, after a watch had ended: the store may have been restored from a backup.
+    pub(crate) resyncs: u64,
     pub(crate) host: HostId,
     /// `None` if the network was joined with the saved state, since etcd has not answered.
     pub(crate) store: Option<S>,
@@ -131,12 +133,20 @@ impl<S: LeaseStore> Named<S> {
 
     /// Notes the store's lease of this host.
     pub(crate) fn note_lease(&self, leased: Leased) {
-        self.ground.send_if_modified(|ground| match ground {
-            Some(ground) if ground.leased != leased => {
-                ground.leased = leased;
-                true
-            }
-            Some(_) | None => false,
-        });
+        self.ground
+            .send_if_modified(|ground| ground.as_mut().is_some_and(|ground| replace(&mut ground.leased, leased)));
     }
+
+    /// Notes how often the leases were listed anew.
+    pub(crate) fn note_resyncs(&self, resyncs: u64) {
+        self.ground
+            .send_if_modified(|ground| ground.as_mut().is_some_and(|ground| replace(&mut ground.resyncs, resyncs)));
+    }
+}
+
+/// True if the value was another.
+fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let is_other = *place != value;
+    *place = value;
+    is_other
 }

@@ -309,6 +309,9 @@ impl<P: Ports> Session<P> {
                 self.check_desired();
             }
         }
+        if let Some(named) = &self.named {
+            named.note_resyncs(health.resyncs);
+        }
         self.status.update(|seen| seen.follow = health);
     }
 

@@ -44,8 +44,8 @@ pub struct FollowHealth {
     pub error: Option<String>,
     /// The number of complete listings, the first included.
     pub listings: u64,
-    /// The number of listings at an older revision than the one before: the store was restored from a backup, or wiped.
-    pub restored: u64,
+    /// The number of these that were made since the watch had ended, or before the first one: the store may be another since.
+    pub resyncs: u64,
 }
 
 /// The leases as they change. Dropping this stops following.
@@ -169,7 +169,6 @@ impl<S: LeaseStore> Follower<S> {
         pauses: &mut Backoff,
     ) -> Result<std::convert::Infallible, WatchError> {
         self.relisting = None;
-        let before = self.entries.revision();
         match listing {
             // The holder of our lease has dropped its share before there is a follower.
             Some(listing) => self.entries.replace_by(Arc::unwrap_or_clone(listing)),
@@ -178,11 +177,7 @@ impl<S: LeaseStore> Follower<S> {
                 self.entries.accept(difference)
             }
         };
-        let has_gone_back = self.entries.revision() < before;
-        self.health_out.send_if_modified(|health| {
-            health.restored += u64::from(has_gone_back);
-            has_gone_back
-        });
+        self.health_out.send_modify(|health| health.resyncs += 1);
         self.note_listing();
         let from = Revision(self.entries.revision().0 + 1);
         let mut watch = self.store.watch(&self.settings.directory, from).await?;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use wire_kernel::OpenedGuest;
 use wire_lease::named::{Joined, Joining, Kept, MemberRecord, NetworkError, NetworkStore, PutBack, Room};
-use wire_net::{HostId, MacAddr, NetworkName};
+use wire_net::{DualStack, HostId, MacAddr, NetworkName};
 use wire_state::Namespace;
 use wire_store::{LeaseStore, StoreError};
 
@@ -24,6 +24,8 @@ pub(super) enum Done {
     Released(NetworkName, Room, Result<(), NetworkError>),
     /// The helper has opened a namespace, for this process of a container.
     Opened(Place, Option<u32>, Result<(Namespace, OpenedGuest), HelperError>),
+    /// The networks that it is a member of in the store.
+    Memberships(Result<Vec<(NetworkName, Option<Kept>)>, NetworkError>),
     /// It has left.
     Left(NetworkName, Result<(), NetworkError>),
     /// The records of the network are saved, or the reason why not.
@@ -38,6 +40,8 @@ pub(super) enum Done {
 #[derive(Debug)]
 pub(super) enum Holding {
     Kept(Kept),
+    /// Other hosts have all that it had, and it gets nothing else.
+    Nothing(Kept, NetworkError),
     /// There is another network of that name.
     Other,
 }
@@ -53,19 +57,30 @@ pub(super) async fn hold<S: LeaseStore>(
     joining: Joining,
 ) -> Done {
     let held = async {
+        let mut without = None;
         if let Some(kept) = &kept {
             let member = MemberRecord { public: joining.public, port: joining.port, ..kept.member };
             let kept = Kept { member, ..kept.clone() };
             match store.put_back(&name, &kept, &joining).await? {
-                PutBack::There { .. } => {}
+                PutBack::There { lost } => without = (lost.len() == kept.rooms.len()).then(|| without_rooms(kept)),
                 PutBack::Other => return Ok(Holding::Other),
             }
         }
-        let Joined { network, member, rooms, foreign: _ } = store.join(&name, &joining).await?;
-        Ok(Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }))
+        match (store.join(&name, &joining).await, without) {
+            (Ok(Joined { network, member, rooms, foreign: _ }), _) => {
+                Ok(Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }))
+            }
+            (Err(error @ NetworkError::Full(_)), Some(kept)) => Ok(Holding::Nothing(kept, error)),
+            (Err(error), _) => Err(error),
+        }
     };
     let held = tokio::time::timeout(LONGEST, held).await.unwrap_or_else(|_| Err(late()));
     Done::Held(name, held)
+}
+
+/// The part of a host without addresses.
+fn without_rooms(kept: Kept) -> Kept {
+    Kept { member: MemberRecord { own: DualStack::default(), ..kept.member }, rooms: Vec::new(), ..kept }
 }
 
 /// Gets this host one more block, or a single address. What it got without being told so counts too.
@@ -108,6 +123,12 @@ pub(super) async fn release<S: LeaseStore>(
     let release = async { store.release(&name, host, room).await.map(drop) };
     let released = tokio::time::timeout(LONGEST, release).await.unwrap_or_else(|_| Err(late()));
     Done::Released(name, room, released)
+}
+
+/// Asks the store for the networks that this host is a member of.
+pub(super) async fn memberships<S: LeaseStore>(store: NetworkStore<S>, host: HostId) -> Done {
+    let asked = tokio::time::timeout(LONGEST, store.memberships(host)).await;
+    Done::Memberships(asked.unwrap_or_else(|_| Err(late())))
 }
 
 /// Leaves a network.

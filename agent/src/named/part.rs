@@ -1,6 +1,13 @@
 //! This host's part in one network: what its devices need, and how it stands. Pure.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod askers;
+mod lost;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
@@ -17,7 +24,7 @@ use super::{
     filter::{self, Members},
     lack::Lack,
 };
-use crate::{attach::Endpoint, datapath::NetworkShare};
+use crate::datapath::NetworkShare;
 
 /// This host's part in a network.
 #[derive(Debug)]
@@ -32,6 +39,8 @@ pub(super) struct Part {
     ports: Vec<ContainerPort>,
     /// The containers whose links are desired, or are not any more.
     attached: Attached,
+    /// The ports of containers whose addresses were taken away in this run.
+    dropped: BTreeSet<LinkName>,
     members: Members,
     /// True if the packet filter was told of it in this run.
     pub(super) is_filtered: bool,
@@ -100,6 +109,7 @@ impl Part {
             computed: None,
             ports: Vec::new(),
             attached: Attached::default(),
+            dropped: BTreeSet::new(),
             members: Members::default(),
             is_filtered: false,
             after_filter: None,
@@ -172,12 +182,9 @@ impl Part {
         (self.again, self.has_seen, self.check_at) = (None, false, Some(now + SHOWN));
         self.trouble = Trouble::None;
         let is_new = self.entry.held.as_ref() != Some(&kept);
-        // Another host may have got an address while this one was away for longer than its lease.
-        let before: usize = self.entry.endpoints.values().map(Vec::len).sum();
-        self.entry.endpoints.values_mut().for_each(|all| all.retain(|endpoint| has_address_of(&kept, endpoint)));
-        let after: usize = self.entry.endpoints.values().map(Vec::len).sum();
+        let has_dropped = self.drop_all_but_those_of(&kept);
         self.entry.held = Some(kept);
-        is_new || before != after
+        is_new || has_dropped
     }
 
     /// Puts the next job off, after one that failed.
@@ -349,26 +356,6 @@ impl Part {
             others: self.hosts.hosts().others.len(),
         }
     }
-
-    /// True if somebody waits. Who has been told that it takes longer does not: then it is tried again and again.
-    pub(super) fn is_awaited(&mut self) -> bool {
-        self.askers.retain(|asker| !asker.is_closed());
-        !self.askers.is_empty()
-    }
-
-    /// Tells all who wait.
-    pub(super) fn answer(&mut self, answer: &Result<(), String>) {
-        for asker in self.askers.drain(..) {
-            // It may have stopped waiting.
-            let _ = asker.send(answer.clone());
-        }
-    }
-}
-
-/// True if an address of a container is one of this host's.
-fn has_address_of(kept: &Kept, endpoint: &Endpoint) -> bool {
-    let address = endpoint.addresses.get(kept.record.pools.claimed().prefix.family());
-    address.is_some_and(|address| kept.rooms.iter().any(|room| room.prefix().contains(*address)))
 }
 
 fn share(net: DesiredNet, scope: Scope) -> NetworkShare {

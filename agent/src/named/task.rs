@@ -6,6 +6,7 @@
 mod addresses;
 mod attaching;
 mod folders;
+mod memberships;
 mod steps;
 mod told;
 
@@ -74,6 +75,8 @@ pub(super) struct NamedTask<P: Ports> {
     known_at: Option<Instant>,
     /// The records that `admission` follows from; `None` before the first.
     records: Option<NamedRecords>,
+    /// When the store is to be asked for this host's memberships; `None` if it was.
+    ask_at: Option<Instant>,
     pub(super) attachments: Attachments,
     attaching: mpsc::Receiver<AttachRequest>,
     jobs: JoinSet<Done>,
@@ -117,6 +120,7 @@ impl<P: Ports> NamedTask<P> {
             known: None,
             known_at: None,
             records: None,
+            ask_at: None,
             attachments,
             attaching,
             jobs: JoinSet::new(),
@@ -156,7 +160,8 @@ impl<P: Ports> NamedTask<P> {
         let of_guests = self.attachments.spots.next_time().filter(|at| *at > looked);
         let known_at = self.known_at.filter(|at| self.known.is_some() && *at > Instant::now());
         let of_parts = self.parts.values().filter_map(|part| part.next_time(looked));
-        of_parts.chain(again).chain(of_guests).chain(known_at).min()
+        let ask_at = self.ask_at.filter(|at| *at > looked);
+        of_parts.chain(again).chain(of_guests).chain(known_at).chain(ask_at).min()
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -203,6 +208,13 @@ impl<P: Ports> NamedTask<P> {
                             self.is_saved = false;
                         }
                     }
+                    // What others have now must not answer here.
+                    Ok(Holding::Nothing(kept, error)) => {
+                        if part.note_held(kept, now) {
+                            self.is_saved = false;
+                        }
+                        part.put_off(Trouble::Fault(chain(&error)), &random, now);
+                    }
                     Ok(Holding::Other) => {
                         part.put_off(Trouble::Fault(super::lack::Lack::Other.to_string()), &random, now);
                     }
@@ -235,6 +247,7 @@ impl<P: Ports> NamedTask<P> {
                     warn!(network = %name, why, "what is known of a network by name is not saved");
                 }
             }
+            Done::Memberships(found) => self.note_memberships(found),
             Done::Claimed(name, id, claimed) => self.note_claimed(name, id, claimed).await,
             Done::Released(name, room, released) => self.note_released(&name, room, &released),
             Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),

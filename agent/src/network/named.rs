@@ -34,6 +34,7 @@ impl<P: Ports> Network<P> {
         };
         named.ground.send_replace(Some(Ground {
             joins: self.joins,
+            resyncs: 0,
             host: identity,
             store,
             public: context.public,

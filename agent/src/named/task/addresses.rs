@@ -28,6 +28,7 @@ impl<P: Ports> NamedTask<P> {
             part.entry.endpoints.retain(|id, _| self.attachments.all().contains_key(id));
             self.is_saved &= before == part.entry.endpoints.len();
         }
+        self.is_saved &= !part.drop_lost();
         let ids: Vec<AttachmentId> = part.entry.endpoints.keys().copied().collect();
         for id in ids {
             let Some(attachment) = self.attachments.all().get(&id).cloned() else { continue };

@@ -241,6 +241,7 @@ impl<P: Ports> NamedTask<P> {
                 }
             }
         }
+        containers.gone.extend(part.dropped_ports());
         part.set_ports(part.entry.container_ports());
         containers
     }

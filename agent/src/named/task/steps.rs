@@ -32,6 +32,7 @@ impl<P: Ports> NamedTask<P> {
         self.look_at_attachments(&ground);
         self.refuse_faulty().await;
         self.follow_folders(&ground, is_same);
+        self.ask_for_memberships(&ground);
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
@@ -89,7 +90,12 @@ impl<P: Ports> NamedTask<P> {
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
-        before.is_some_and(|before| before.joins == ground.joins && before.leased == ground.leased)
+        let is_same =
+            before.as_ref().is_some_and(|before| before.joins == ground.joins && before.leased == ground.leased);
+        if !is_same || before.is_some_and(|before| before.resyncs != ground.resyncs) {
+            self.ask_soon();
+        }
+        is_same
     }
 
     /// Follows the folders of the store, if this host takes part in a network.
