@@ -13,8 +13,10 @@ mod spots;
 mod status;
 mod watched;
 
+#[cfg(test)]
+pub(crate) use self::check::tests::document;
 pub(crate) use self::{
-    check::{Refused, interface, mac},
+    check::{MOST, Refused, interface, mac},
     document::{Attachment, AttachmentId, Link, Origin, Wish},
     endpoint::{Attached, Endpoint, free_slot, hold},
     folder::{Folder, Found},

@@ -6,7 +6,7 @@
 use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use wire_net::NetworkName;
+use wire_net::{HostId, NetworkName};
 
 use crate::{
     attach_command::{AttachFlags, DetachFlags},
@@ -217,7 +217,16 @@ pub(crate) enum Command {
     /// Take the interfaces of a container on networks by name away, and free their addresses.
     Detach(DetachFlags),
     /// List the attachments of this host with their states: waiting, attached since when, or blocked and why.
-    Attachments(Output),
+    Attachments {
+        /// Those of all hosts instead, as their operators want them: asks etcd, and no agent.
+        #[arg(long)]
+        all: bool,
+        /// Have etcd forget those of a host that is gone for good, by its identity (--all --json).
+        #[arg(long, value_name = "HOST", conflicts_with_all = ["all", "json"])]
+        forget: Option<HostId>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Compare this host with what it should hold, and print a sentence for each difference. Changes nothing. A running agent is asked, and
     /// repairs differences as always. Without one, give the agent's own flags before the word verify. Exit status 0: nothing differs, 1: something
     /// does, another: it could not be compared.

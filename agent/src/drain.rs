@@ -5,6 +5,7 @@
 mod kernel;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use wire_store::{EtcdStore, Random, StoreError};
 
 use self::kernel::{kernel, remove_from_kernel, scope_left, scope_of_networks};
 use crate::{
+    all_attachments,
     attach::Folder,
     daemon_json::{self, DaemonJsonError, Without},
     docker_opts::SubnetEnv,
@@ -249,7 +251,7 @@ async fn leave_networks(settings: &Settings, state: &State, document: &Document)
         return Ok(());
     }
     let store = EtcdStore::open(settings.etcd.clone()).await?;
-    let networks = NetworkStore::new(store, settings.prefix.clone(), Random::of_system());
+    let networks = NetworkStore::new(store.clone(), settings.prefix.clone(), Random::of_system());
     for name in document.names() {
         match networks.leave(name, host).await {
             Ok(()) => report(format_args!("network {name}: left")),
@@ -257,6 +259,7 @@ async fn leave_networks(settings: &Settings, state: &State, document: &Document)
             Err(error) => return Err(error.into()),
         }
     }
+    all_attachments::tell(&store, &settings.prefix, host, &BTreeMap::new()).await.map_err(DrainError::LeaseLeft)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod agent;
+mod all_attachments;
 mod allocator;
 mod attach;
 mod attach_command;
@@ -142,7 +143,15 @@ fn start(cli: Cli) -> Result<(), Exit> {
         Some(Command::Network(command)) => runtime.block_on(network_command::run(command, etcd, &own_run_dir)),
         Some(Command::Attach(flags)) => runtime.block_on(attach_command::attach(&own_run_dir, flags)),
         Some(Command::Detach(flags)) => runtime.block_on(attach_command::detach(&own_run_dir, flags)),
-        Some(Command::Attachments(output)) => runtime.block_on(attach_command::list(&own_run_dir, output)),
+        Some(Command::Attachments { all: true, forget: _, output }) => {
+            runtime.block_on(all_attachments::list(etcd, output.json))
+        }
+        Some(Command::Attachments { all: false, forget: Some(host), output: _ }) => {
+            runtime.block_on(all_attachments::forget(etcd, host))
+        }
+        Some(Command::Attachments { all: false, forget: None, output }) => {
+            runtime.block_on(attach_command::list(&own_run_dir, output))
+        }
         Some(Command::Verify { flags, remove_stale }) => {
             let form = if remove_stale { Form::Remove } else { Form::Verify };
             runtime.block_on(verify::run(form, flags, etcd, run, &run_dir))

@@ -1,6 +1,6 @@
 //! The transactions with the store, each in a task beside, and each safe to repeat.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use wire_kernel::OpenedGuest;
 use wire_lease::named::{Joined, Joining, Kept, MemberRecord, NetworkError, NetworkStore, PutBack, Room};
@@ -9,7 +9,7 @@ use wire_state::Namespace;
 use wire_store::{LeaseStore, StoreError};
 
 use crate::{
-    attach::AttachmentId,
+    attach::{Attachment, AttachmentId},
     guests::{HelperError, Place},
 };
 
@@ -26,6 +26,8 @@ pub(super) enum Done {
     Opened(Place, Option<u32>, Result<(Namespace, OpenedGuest), HelperError>),
     /// The networks that it is a member of in the store.
     Memberships(Result<Vec<(NetworkName, Option<Kept>)>, NetworkError>),
+    /// The store was told these attachments; false if others write the same keys.
+    Told(BTreeMap<AttachmentId, Attachment>, Result<bool, StoreError>),
     /// It has left.
     Left(NetworkName, Result<(), NetworkError>),
     /// The records of the network are saved, or the reason why not.
@@ -47,7 +49,7 @@ pub(super) enum Holding {
 }
 
 /// The time that a job has. The store's own calls end earlier.
-const LONGEST: Duration = Duration::from_secs(20);
+pub(super) const LONGEST: Duration = Duration::from_secs(20);
 
 /// Joins a network. What this host has on disk of it is put back first, if the store has lost it.
 pub(super) async fn hold<S: LeaseStore>(

@@ -8,6 +8,7 @@ mod attaching;
 mod folders;
 mod memberships;
 mod steps;
+mod telling;
 mod told;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -21,7 +22,7 @@ use tracing::{error, info, warn};
 use wire_lease::named::{NamedAdmission, NamedRecords, NetworkError, NetworkStore};
 use wire_net::{KeyPrefix, NetworkName, chain};
 
-use self::folders::Folders;
+use self::{folders::Folders, telling::Telling};
 use super::{
     Ground, Leased, Request, Wish,
     attachments::{AttachRequest, Attachments},
@@ -77,6 +78,7 @@ pub(super) struct NamedTask<P: Ports> {
     records: Option<NamedRecords>,
     /// When the store is to be asked for this host's memberships; `None` if it was.
     ask_at: Option<Instant>,
+    telling: Telling,
     pub(super) attachments: Attachments,
     attaching: mpsc::Receiver<AttachRequest>,
     jobs: JoinSet<Done>,
@@ -121,6 +123,7 @@ impl<P: Ports> NamedTask<P> {
             known_at: None,
             records: None,
             ask_at: None,
+            telling: Telling::default(),
             attachments,
             attaching,
             jobs: JoinSet::new(),
@@ -160,8 +163,8 @@ impl<P: Ports> NamedTask<P> {
         let of_guests = self.attachments.spots.next_time().filter(|at| *at > looked);
         let known_at = self.known_at.filter(|at| self.known.is_some() && *at > Instant::now());
         let of_parts = self.parts.values().filter_map(|part| part.next_time(looked));
-        let ask_at = self.ask_at.filter(|at| *at > looked);
-        of_parts.chain(again).chain(of_guests).chain(known_at).chain(ask_at).min()
+        let of_store = self.ask_at.into_iter().chain(self.telling.next_time()).filter(|at| *at > looked);
+        of_parts.chain(again).chain(of_guests).chain(known_at).chain(of_store).min()
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -248,6 +251,7 @@ impl<P: Ports> NamedTask<P> {
                 }
             }
             Done::Memberships(found) => self.note_memberships(found),
+            Done::Told(documents, told) => self.note_attachments_told(documents, told),
             Done::Claimed(name, id, claimed) => self.note_claimed(name, id, claimed).await,
             Done::Released(name, room, released) => self.note_released(&name, room, &released),
             Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),

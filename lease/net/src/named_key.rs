@@ -8,6 +8,7 @@
 //! | `members/NAME/HOST` | a host with an endpoint on a network |
 //! | `blocks/NAME/10.128.3.32-27` | a block of addresses that a host gives to its containers |
 //! | `addresses/NAME/10.128.3.40` | a single address outside its host's blocks |
+//! | `attachments/HOST/ID` | what a host's operator wants attached there; no agent reads it |
 
 use std::{fmt, net::IpAddr};
 
@@ -154,6 +155,18 @@ impl KeyPrefix {
     #[must_use]
     pub fn address(&self, network: &NetworkName, address: IpAddr) -> Vec<u8> {
         self.wire(format_args!("addresses/{network}/{address}"))
+    }
+
+    /// The prefix of the keys of the attachments of all hosts.
+    #[must_use]
+    pub fn attachments(&self) -> Vec<u8> {
+        self.wire("attachments/")
+    }
+
+    /// The prefix of the keys of the attachments of one host.
+    #[must_use]
+    pub fn attachments_of(&self, host: HostId) -> Vec<u8> {
+        self.wire(format_args!("attachments/{host}/"))
     }
 
     fn wire(&self, rest: impl fmt::Display) -> Vec<u8> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod adoption;
+mod all_attachments;
 mod arriving;
 mod asleep;
 mod attach;

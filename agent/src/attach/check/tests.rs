@@ -1,7 +1,7 @@
 use super::*;
 
 /// A document, as it is on disk: this one with some fields changed.
-pub(in crate::attach) fn document(fields: &str) -> Attachment {
+pub(crate) fn document(fields: &str) -> Attachment {
     let mut all = serde_json::json!({
         "id": "00000000000000aa", "generation": 1, "origin": "cli", "guest": "web", "interface": "eth1",
         "link": {"network": {"name": "blue"}}, "addresses": ["10.1.1.5/24"],

@@ -23,6 +23,7 @@ impl<P: Ports> NamedTask<P> {
     /// Has the store asked: after each join, with another lease, and when the watch on it had ended, since it may have been restored.
     pub(super) fn ask_soon(&mut self) {
         self.ask_at = Some(Instant::now() + self.ports.random().shortened(SPREAD, 1.0));
+        self.telling.doubt();
     }
 
     /// Asks the store, if that is due.

@@ -33,6 +33,7 @@ impl<P: Ports> NamedTask<P> {
         self.refuse_faulty().await;
         self.follow_folders(&ground, is_same);
         self.ask_for_memberships(&ground);
+        self.tell_attachments(&ground);
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
