@@ -11,10 +11,10 @@ use wire_tests::{
 use crate::cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster};
 
 /// A host with an agent, a helper that opens containers for it, and perhaps a dockerd.
-struct Site {
+pub(crate) struct Site {
     _helper: Process,
     docker: Option<Dockerd>,
-    node: Node,
+    pub(crate) node: Node,
 }
 
 impl Site {
@@ -48,14 +48,14 @@ fn helper(node: &Node, docker_socket: &str) -> Result<Process> {
 }
 
 /// An etcd with this config, and `N` hosts.
-fn sites<const N: usize>(lab: &Underlay, config: &str, has_docker: bool) -> Result<(Etcd, Vec<Site>)> {
+pub(crate) fn sites<const N: usize>(lab: &Underlay, config: &str, has_docker: bool) -> Result<(Etcd, Vec<Site>)> {
     let (etcd, nodes) = cluster::<N>(lab, config)?;
     let sites = nodes.into_iter().map(|node| Site::new(node, has_docker)).collect::<Result<Vec<_>>>()?;
     Ok((etcd, sites))
 }
 
 /// Carries out `wire-agent …` with the flags of the agent, and gives what it printed.
-fn ctl(node: &Node, words: &str) -> Result<String> {
+pub(crate) fn ctl(node: &Node, words: &str) -> Result<String> {
     let output = node.agent.run_with_its_flags(words)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     check(output.status.success(), || format!("{words}: {output:?}\n{}", node.agent.log()))?;
@@ -74,7 +74,7 @@ fn json(node: &Node, words: &str) -> Result<Value> {
 }
 
 /// Attaches a guest to `app`, and gives the addresses that it has.
-fn attach(node: &Node, words: &str) -> Result<Vec<IpAddr>> {
+pub(crate) fn attach(node: &Node, words: &str) -> Result<Vec<IpAddr>> {
     let reply = json(node, &format!("attach {words}"))?;
     let attachment = &reply["attachment"];
     check(attachment["state"] == "attached", || format!("{reply}\n{}", node.agent.log()))?;
@@ -113,7 +113,7 @@ fn keys(etcd: &Etcd) -> Result<Vec<Stored>> {
     Ok(all.into_iter().filter(|stored| of_networks.iter().any(|folder| stored.key().contains(folder))).collect())
 }
 
-fn silent(sites: &[Site]) -> Result {
+pub(crate) fn silent(sites: &[Site]) -> Result {
     for site in sites {
         let is_silent = || {
             let said = site.node.agent.compare(&["verify"])?;
@@ -287,10 +287,10 @@ fn an_agent_killed_while_it_attaches_gives_no_address_twice() -> Result {
 }
 
 /// A namespace by a name in /run/netns, gone with this.
-struct Made(String);
+pub(crate) struct Made(String);
 
 impl Made {
-    fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         wire_tests::output(std::process::Command::new("ip").args(["netns", "add", name]))?;
         Ok(Self(name.to_owned()))
     }

@@ -7,6 +7,7 @@ mod adoption;
 mod arriving;
 mod asleep;
 mod attach;
+mod attach_first_packet;
 mod backend_change;
 mod backup;
 mod bad_input;
