@@ -159,8 +159,11 @@ impl<P: Ports> NetworkLoop<P> {
         let scope = scopes(shares);
         self.follow_guests(shares);
         if scope != *self.reconciler.scope() {
+            // First the monitor: what comes after the read is reported.
+            if let (Some(monitor), Some(host)) = (&mut self.monitor, scope.get(Namespace::Host)) {
+                monitor.set_scope(host.clone());
+            }
             self.reconciler.set_scope(scope);
-            self.monitor = None;
         }
         merged::<Network>(
             &mut self.merged,

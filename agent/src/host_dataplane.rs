@@ -6,7 +6,7 @@ use wire_kernel::{KernelDataplane, port};
 use wire_net::LinkName;
 use wire_state::{
     Attempt, DataplaneError, DesiredLink, Driver, Forward, ForwardKey, KernelKind, KernelOp, Namespace, Network,
-    ObservedNet, Op, OpError, PerNamespace, Scope, Tunnel, TunnelOp,
+    NetworkPart, ObservedNet, Op, OpError, PerNamespace, Reread, Scope, Tunnel, TunnelOp,
 };
 
 /// The kernel of this host, and our tunnels.
@@ -91,6 +91,15 @@ impl Driver for HostDataplane {
             self.forwarder.read(host);
         }
         Ok(state)
+    }
+
+    fn read_part(
+        &mut self,
+        scope: &PerNamespace<Scope>,
+        observed: &mut PerNamespace<ObservedNet>,
+        part: &NetworkPart,
+    ) -> Result<Reread, DataplaneError> {
+        self.kernel.read_part(scope, observed, part)
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {

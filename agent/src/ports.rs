@@ -180,6 +180,9 @@ pub trait NetworkPort: Driver<Resource = Network> + Send + 'static {
 
 /// Reports changes of the kernel's state.
 pub trait NetworkMonitor: Send + 'static {
+    /// Reports changes in another scope from now on.
+    fn set_scope(&mut self, scope: Scope);
+
     /// Waits until something differs from `cached`.
     ///
     /// # Errors

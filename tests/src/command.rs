@@ -111,8 +111,11 @@ impl Namespace {
     }
 }
 
-/// Calls `work` on a thread that has entered the network namespace at this path.
-pub(crate) fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
+/// Calls `work` on a thread that has entered the network namespace at this path: sockets it opens belong there for good.
+///
+/// # Errors
+/// Where it cannot be entered.
+pub fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
     let name = namespace.display();
     let file = File::open(namespace).map_err(LabError::io(format!("cannot open the namespace {name}")))?;
     thread::scope(|scope| {

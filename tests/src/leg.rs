@@ -42,6 +42,12 @@ impl Leg {
         Ok(Self { namespace, addresses })
     }
 
+    /// One that has its link and its addresses from an agent.
+    #[must_use]
+    pub const fn attached(namespace: Namespace, addresses: Vec<IpAddr>) -> Self {
+        Self { namespace, addresses }
+    }
+
     /// Its namespace.
     #[must_use]
     pub const fn namespace(&self) -> &Namespace {

@@ -53,7 +53,7 @@ pub use answers::{DatapathStatus, Peer, Peers, Refused, Status, Tunnel};
 pub use capture::{Capture, Frame};
 pub use carried::expect_carried;
 pub use codepoints::carried_codepoints;
-pub use command::{Namespace, Process, output};
+pub use command::{Namespace, Process, inside, output};
 pub use comparison::Comparison;
 pub use docker::{Container, Dockerd, docker_options};
 pub use encapsulation::Encapsulation;

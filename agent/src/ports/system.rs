@@ -199,6 +199,10 @@ impl NetworkPort for HostDataplane {
 }
 
 impl NetworkMonitor for Monitor {
+    fn set_scope(&mut self, scope: Scope) {
+        Self::set_scope(self, scope);
+    }
+
     async fn changed(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
         Self::changed(self, cached).await
     }

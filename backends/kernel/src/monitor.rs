@@ -1,14 +1,22 @@
 //! Receives the kernel's notifications, to know when to read again. The content of a notification is never stored: it is only compared
 //! with the cached state, so the notifications of our own writes cause nothing.
 
-use std::{cell::OnceCell, collections::BTreeSet, future::poll_fn, io, net::IpAddr, task::Poll, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::BTreeSet,
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    task::Poll,
+    time::Duration,
+};
 
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use wire_net::{Family, LinkName, Prefix};
 use wire_netlink::{
-    LONGEST_DATAGRAM,
+    LONGEST_DATAGRAM, Netlink,
     attribute::{Header, attributes, messages, number},
     force_buffer,
 };
@@ -21,6 +29,7 @@ use super::{
     decode::{self, BridgeEntry, Names, Namespaces, NeighbourEntry, RouteContext},
     encode::{DELADDR, DELLINK, DELNEIGH, DELROUTE, NEWADDR, NEWLINK, NEWNEIGH, NEWROUTE},
     nexthop::{self, Hop, Nexthops},
+    read,
     settings::{self, LinkSettings},
     sysctl,
     uapi::af,
@@ -43,6 +52,10 @@ pub struct Monitor {
     scope: Scope,
     buffer: Vec<u8>,
     checks: Interval,
+    /// Asks what a link is now.
+    asked: RefCell<Netlink>,
+    /// The indexes of our devices when all notifications were received last; `None` before that.
+    known: Option<BTreeSet<u32>>,
 }
 
 /// The changes that the kernel has notified.
@@ -75,7 +88,13 @@ impl Monitor {
         let socket = open_socket().map_err(DataplaneError::Monitor)?;
         let mut checks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), checks })
+        let asked = RefCell::new(Netlink::open()?);
+        Ok(Self { socket, scope, buffer: Vec::with_capacity(LONGEST_DATAGRAM), checks, asked, known: None })
+    }
+
+    /// Reports changes in another scope from now on. What was added to it may have changed before that, and must be read.
+    pub fn set_scope(&mut self, scope: Scope) {
+        self.scope = scope;
     }
 
     /// Waits until something differs from `cached`, the cached state.
@@ -86,7 +105,7 @@ impl Monitor {
     /// # Cancel safety
     /// Safe: a poll that finds a change returns it at once, and notifications that were not received stay in the socket.
     pub async fn changed(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
-        let view = View::new(&self.scope, cached);
+        let mut view = View::new(&self.scope, cached, &self.asked, self.known.as_ref());
         poll_fn(|context| {
             let mut changes = Changes::default();
             while self.checks.poll_tick(context).is_ready() {
@@ -96,10 +115,11 @@ impl Monitor {
                 self.buffer.clear();
                 match self.socket.poll_recv(context, &mut self.buffer) {
                     Poll::Ready(received) => compare(&view, received, &self.buffer, &mut changes)?,
-                    Poll::Pending if changes.any() => return Poll::Ready(Ok(changes)),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => break,
                 }
             }
+            view.note_all_received(&mut self.known);
+            if changes.any() { Poll::Ready(Ok(changes)) } else { Poll::Pending }
         })
         .await
     }
@@ -109,15 +129,17 @@ impl Monitor {
     /// # Errors
     /// When the socket failed; a new one is needed.
     pub fn drain(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
-        let view = View::new(&self.scope, cached);
+        let mut view = View::new(&self.scope, cached, &self.asked, self.known.as_ref());
         let mut changes = Changes::default();
         loop {
             self.buffer.clear();
             match self.socket.socket_ref().recv(&mut self.buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 received => compare(&view, received.map(drop), &self.buffer, &mut changes)?,
             }
         }
+        view.note_all_received(&mut self.known);
+        Ok(changes)
     }
 }
 
@@ -159,16 +181,36 @@ struct View<'a> {
     nexthops: Nexthops,
     /// The links and gateways of the cached routes, computed at the first use.
     gateways: OnceCell<BTreeSet<(LinkName, IpAddr)>>,
+    asked: &'a RefCell<Netlink>,
+    /// The indexes of devices that are new since all notifications were received last: those of their making are among the next ones.
+    fresh: BTreeSet<u32>,
 }
 
 impl<'a> View<'a> {
-    fn new(scope: &'a Scope, cached: &'a ObservedNet) -> Self {
+    fn new(
+        scope: &'a Scope,
+        cached: &'a ObservedNet,
+        asked: &'a RefCell<Netlink>,
+        known: Option<&BTreeSet<u32>>,
+    ) -> Self {
         let names = cached.links.iter().map(|(name, link)| (link.index, *name)).collect();
         let ours = cached.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
-        let devices = ours.clone().map(|(name, link)| (link.index, *name)).collect();
+        let devices: Names = ours.clone().map(|(name, link)| (link.index, *name)).collect();
         let bridges = ours.filter(|(_, link)| matches!(link.kind, ObservedKind::Bridge(_)));
         let bridges = bridges.map(|(name, link)| (link.index, *name)).collect();
-        Self { scope, cached, names, devices, bridges, nexthops: Nexthops::default(), gateways: OnceCell::new() }
+        let is_new = |known: &BTreeSet<u32>| devices.keys().filter(|index| !known.contains(index)).copied().collect();
+        let fresh = known.map(is_new).unwrap_or_default();
+        let (nexthops, gateways) = (Nexthops::default(), OnceCell::new());
+        Self { scope, cached, names, devices, bridges, nexthops, gateways, asked, fresh }
+    }
+
+    /// Notes that all notifications were received that had arrived.
+    fn note_all_received(&mut self, known: &mut Option<BTreeSet<u32>>) {
+        let is_same = |known: &BTreeSet<u32>| known.len() == self.devices.len() && self.fresh.is_empty();
+        if !known.as_ref().is_some_and(is_same) {
+            *known = Some(self.devices.keys().copied().collect());
+        }
+        self.fresh.clear();
     }
 
     fn compare(&self, header: Header, body: &[u8], changes: &mut Changes) {
@@ -205,7 +247,7 @@ impl<'a> View<'a> {
             changes.underlay = true;
             changes.ours |= !new || self.scope.direct;
         } else if there.is_some() || self.scope.devices.contains(&name) {
-            changes.ours = true;
+            changes.ours |= !self.has_passed(name);
         } else {
             // A link of ours may have a new name.
             changes.ours |= self.devices.contains_key(&link.index);
@@ -215,8 +257,22 @@ impl<'a> View<'a> {
     /// True if a port of a bridge that is a link of ours has other flags than the cached state.
     fn port_differs(&self, body: &[u8]) -> bool {
         let Some((index, flags)) = decode::port(body) else { return false };
-        let there = self.devices.get(&index).and_then(|name| self.cached.links.get(name));
-        there.is_some_and(|link| link.port != Some(flags))
+        let differs = |name: &LinkName| self.cached.links.get(name).is_some_and(|link| link.port != Some(flags));
+        self.devices.get(&index).is_some_and(|name| differs(name) && !self.has_passed(*name))
+    }
+
+    /// True if what a message says of a link has passed, since the link is gone and not known any more, or was being made. Then only what it is now
+    /// counts. Of a link that was there before, a change that has passed may have cost it entries of which the kernel does not tell.
+    fn has_passed(&self, name: LinkName) -> bool {
+        let now = || read::link_by(&mut self.asked.borrow_mut(), Some(name), 0);
+        match self.cached.links.get(&name) {
+            None => now().is_ok_and(|now| now.is_none()),
+            Some(there) if self.fresh.contains(&there.index) => {
+                let is_so = |(_, now): (LinkName, ObservedLink)| now.index == there.index && are_equal(there, &now);
+                now().is_ok_and(|now| now.is_some_and(is_so))
+            }
+            Some(_) => false,
+        }
     }
 
     /// Whether a link no longer accepts router advertisements, or is new and would accept them if this host did not forward. Each link

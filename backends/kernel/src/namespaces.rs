@@ -21,7 +21,8 @@ use nix::{
 use wire_net::{LinkName, chain};
 use wire_netlink::{Batch, Netlink, attribute::attributes};
 use wire_state::{
-    Attempt, DataplaneError, ErrorKind, KernelOp, LinkPlace, Namespace, ObservedNet, OpError, PerNamespace, Scope,
+    Attempt, DataplaneError, ErrorKind, KernelOp, LinkPlace, Namespace, NetworkPart, ObservedNet, OpError,
+    PerNamespace, Reread, Scope,
 };
 
 use super::{NetlinkDataplane, RouteForm, decode::Namespaces, sysctl::Settings};
@@ -160,17 +161,45 @@ impl KernelDataplane {
         for (namespace, scope) in scope.iter() {
             if namespace == Namespace::Host {
                 found.push((namespace, self.host.read(scope)?));
-            } else if let Some(guest) = self.guests.get_mut(&namespace) {
-                // A namespace that cannot be read is treated like one that is gone: the others must not wait for it.
-                match guest.read(scope) {
-                    Ok(net) => found.push((namespace, net)),
-                    Err(error) => {
-                        tracing::warn!(?namespace, error = chain(&error), "a network namespace is left alone");
-                    }
-                }
+            } else {
+                found.extend(self.read_guest(namespace, scope).map(|net| (namespace, net)));
             }
         }
         Ok(found.into_iter().collect())
+    }
+
+    /// Reads `part` again into `observed`, which is the state that `scope` names as far as it is known.
+    ///
+    /// # Errors
+    /// When the host's namespace cannot be read. Nothing is known about the state then.
+    pub fn read_part(
+        &mut self,
+        scope: &PerNamespace<Scope>,
+        observed: &mut PerNamespace<ObservedNet>,
+        part: &NetworkPart,
+    ) -> Result<Reread, DataplaneError> {
+        let (Some(of_host), Some(host)) = (scope.get(Namespace::Host), observed.get_mut(Namespace::Host)) else {
+            return Ok(Reread::None);
+        };
+        if !self.host.read_part(of_host, host, part)? {
+            return Ok(Reread::None);
+        }
+        for namespace in &part.guests {
+            let found = scope.get(*namespace).and_then(|scope| self.read_guest(*namespace, scope));
+            observed.set(*namespace, found);
+        }
+        Ok(if part.guests.is_empty() { Reread::Made } else { Reread::Other })
+    }
+
+    /// Reads a container's namespace. One that cannot be read is treated like one that is gone: the others must not wait for it.
+    fn read_guest(&mut self, namespace: Namespace, scope: &Scope) -> Option<ObservedNet> {
+        match self.guests.get_mut(&namespace)?.read(scope) {
+            Ok(net) => Some(net),
+            Err(error) => {
+                tracing::warn!(?namespace, error = chain(&error), "a network namespace is left alone");
+                None
+            }
+        }
     }
 
     /// Carries out `ops` in one namespace in order, and returns one result for each, as [`NetlinkDataplane::apply`] does.

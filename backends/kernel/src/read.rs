@@ -49,13 +49,8 @@ pub(crate) fn read(
     let devices: Names =
         links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, link)| (link.index, *name)).collect();
     let mut state = ObservedNet::default();
-    for (index, name) in &devices {
-        read_device(netlink, *index, &devices, &mut state)?;
-        // The FDB of other kinds holds only the kernel's own entries, for multicast groups. Those of a bridge that lead to the device come
-        // along.
-        if links.get(name).is_some_and(|link| matches!(link.kind, ObservedKind::Vxlan(_))) {
-            read_neighbours(netlink, None, *index, &devices)?.into_iter().for_each(|entry| insert(&mut state, entry));
-        }
+    for link in links.values().filter(|link| link.owner == Owner::Ours) {
+        read_entries(netlink, link, &devices, &mut state)?;
     }
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
@@ -83,6 +78,49 @@ pub(crate) fn read(
     Ok(ReadResult { state, names, nexthops: supported.then_some(nexthops) })
 }
 
+/// Reads links that were made a moment ago into `state`, with the entries on them. Routes to them are not read: there are none yet. Returns those
+/// that are there.
+pub(crate) fn read_made(
+    netlink: &mut Netlink,
+    scope: &Scope,
+    place: Place<'_>,
+    made: &BTreeSet<LinkName>,
+    state: &mut ObservedNet,
+) -> Result<Vec<LinkName>, DataplaneError> {
+    let mut found = Vec::new();
+    for name in made {
+        state.links.remove(name);
+        let read = read_link(netlink, Some(*name), 0, place.namespaces)?;
+        found.extend(read.filter(|read| read.is_in(scope)));
+    }
+    state.links.extend(found.iter().map(|read| (read.settings.name, read.link.clone())));
+    let mut names: Names = state.links.iter().map(|(name, link)| (link.index, *name)).collect();
+    for read in &found {
+        let Some(link) = state.links.get_mut(&read.settings.name) else { continue };
+        for named in link.named_mut().filter(|named| named.namespace == place.namespaces.own) {
+            named.name = match names.get(&named.index) {
+                Some(name) => *name,
+                None => name_of(netlink, named.index)?,
+            };
+            names.insert(named.index, named.name);
+        }
+        link.owner = scope.owner(read.settings.name, link);
+    }
+    let ours = state.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
+    let devices: Names = ours.map(|(name, link)| (link.index, *name)).collect();
+    for ReadLink { link, settings } in found.iter().filter(|read| devices.contains_key(&read.link.index)) {
+        read_entries(netlink, link, &devices, state)?;
+        settings::add_own(settings, &mut state.settings);
+    }
+    Ok(found.into_iter().map(|read| read.settings.name).collect())
+}
+
+/// The name of a link; one made of its index if it is gone.
+fn name_of(netlink: &mut Netlink, index: u32) -> Result<LinkName, DataplaneError> {
+    let found = link_by(netlink, None, index)?;
+    Ok(found.map_or_else(|| decode::fallback_name(index), |(name, _)| name))
+}
+
 /// The links of the namespace.
 struct Links {
     /// All VXLAN devices, all links with one of our names, and the parent.
@@ -99,10 +137,7 @@ pub(super) struct ReadLink {
 
 fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> Result<Links, DataplaneError> {
     let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
-    let all = netlink.dump("links", &request, |body| {
-        let (name, link) = decode::link(body, namespaces)?;
-        Some(ReadLink { link, settings: settings::of_link(name, body)? })
-    })?;
+    let all = netlink.dump("links", &request, |body| ReadLink::decode(body, namespaces))?;
     let selected = all.iter().filter(|link| link.is_in(scope));
     let mut links: BTreeMap<LinkName, ObservedLink> =
         selected.map(|other| (other.settings.name, other.link.clone())).collect();
@@ -115,6 +150,11 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
 }
 
 impl ReadLink {
+    fn decode(body: &[u8], namespaces: &Namespaces) -> Option<Self> {
+        let (name, link) = decode::link(body, namespaces)?;
+        Some(Self { link, settings: settings::of_link(name, body)? })
+    }
+
     fn is_in(&self, scope: &Scope) -> bool {
         matches!(self.link.kind, ObservedKind::Vxlan(_))
             || scope.devices.contains(&self.settings.name)
@@ -136,22 +176,35 @@ pub(crate) fn link_by(
     name: Option<LinkName>,
     index: u32,
 ) -> Result<Option<(LinkName, ObservedLink)>, DataplaneError> {
+    let found = read_link(netlink, name, index, &Namespaces::HOST)?;
+    Ok(found.map(|read| (read.settings.name, read.link)))
+}
+
+/// Reads one link with its settings, by its name or by its index. `None` if it does not exist.
+fn read_link(
+    netlink: &mut Netlink,
+    name: Option<LinkName>,
+    index: u32,
+    namespaces: &Namespaces,
+) -> Result<Option<ReadLink>, DataplaneError> {
     let mut batch = Batch::default();
     encode::get_link(&mut batch, name, index);
     let mut found = None;
-    match netlink.ask(&mut batch, |body| found = decode::link(body, &Namespaces::HOST)) {
+    match netlink.ask(&mut batch, |body| found = ReadLink::decode(body, namespaces)) {
         Ok(_) => Ok(found),
         Err(error) if is(&error, Errno::ENODEV) => Ok(None),
         Err(source) => Err(DataplaneError::Read { what: "a link", source }),
     }
 }
 
-fn read_device(
+/// Reads the entries on one device of ours.
+fn read_entries(
     netlink: &mut Netlink,
-    index: u32,
+    link: &ObservedLink,
     devices: &Names,
     state: &mut ObservedNet,
 ) -> Result<(), DataplaneError> {
+    let index = link.index;
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, index);
         let found = netlink.dump("addresses", &request, |body| decode::device_address(body, devices));
@@ -159,6 +212,10 @@ fn read_device(
     }
     for family in Family::ALL {
         read_neighbours(netlink, Some(family), index, devices)?.into_iter().for_each(|entry| insert(state, entry));
+    }
+    // The FDB of other kinds holds only the kernel's own entries, for multicast groups. Those of a bridge that lead to the device come along.
+    if matches!(link.kind, ObservedKind::Vxlan(_)) {
+        read_neighbours(netlink, None, index, devices)?.into_iter().for_each(|entry| insert(state, entry));
     }
     Ok(())
 }
@@ -243,8 +300,7 @@ fn read_routes(
                 break;
             }
             for index in missing {
-                let name = link_by(netlink, None, index)?.map(|(name, _)| name);
-                names.insert(index, name.unwrap_or_else(|| decode::fallback_name(index)));
+                names.insert(index, name_of(netlink, index)?);
             }
         }
     }

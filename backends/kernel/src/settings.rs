@@ -88,17 +88,24 @@ pub(super) fn have_changed_silently(cached: &BTreeMap<Setting, u32>) -> bool {
 
 impl SettingsContext<'_> {
     fn add(&self, link: &LinkSettings, found: &mut BTreeMap<Setting, u32>) {
-        let name = link.name;
-        let ours = self.ours.contains_key(&link.index);
         let is_way = self.scope.direct && self.scope.is_parent(link.index);
-        if ours || is_way || self.container_bridges.contains(&link.index) {
-            let forwards = link.forwards.iter().filter(|(family, _)| ours || is_way || *family == Family::V4);
-            found.extend(forwards.map(|(family, on)| (Setting::LinkForwarding(family, name), u32::from(*on))));
-        }
-        if ours {
-            found.extend(link.disable_ipv6.map(|off| (Setting::DisableIpv6(name), u32::from(off))));
+        if self.ours.contains_key(&link.index) {
+            add_own(link, found);
+        } else if is_way || self.container_bridges.contains(&link.index) {
+            add_forwarding(link, found, |family| is_way || family == Family::V4);
         }
     }
+}
+
+/// The settings of a device of ours.
+pub(super) fn add_own(link: &LinkSettings, found: &mut BTreeMap<Setting, u32>) {
+    add_forwarding(link, found, |_| true);
+    found.extend(link.disable_ipv6.map(|off| (Setting::DisableIpv6(link.name), u32::from(off))));
+}
+
+fn add_forwarding(link: &LinkSettings, found: &mut BTreeMap<Setting, u32>, is_read: impl Fn(Family) -> bool) {
+    let forwards = link.forwards.iter().filter(|(family, _)| is_read(*family));
+    found.extend(forwards.map(|(family, on)| (Setting::LinkForwarding(family, link.name), u32::from(*on))));
 }
 
 /// The indexes of the bridges that containers may be on: those with an IPv4 address inside the overlay's networks.

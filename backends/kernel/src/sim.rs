@@ -17,8 +17,8 @@ use std::{
 
 use wire_net::{LinkName, MacAddr, Mtu};
 use wire_state::{
-    Attempt, DataplaneError, Driver, Namespace, Network, ObservedKind, ObservedLink, ObservedNet, ObservedRoute, Op,
-    Owner, PerNamespace, RouteKey, Scope, Setting, TunnelOp,
+    Attempt, DataplaneError, Driver, Namespace, Network, NetworkPart, ObservedKind, ObservedLink, ObservedNet,
+    ObservedRoute, Op, Owner, PerNamespace, Reread, RouteKey, Scope, Setting, TunnelOp,
     sim::{FaultRates, Sim},
 };
 
@@ -188,6 +188,26 @@ impl Driver for SimKernel {
             Some((namespace, view::within(net, &facts.links, scope)))
         };
         Ok(scope.iter().filter_map(within).collect())
+    }
+
+    fn read_part(
+        &mut self,
+        scope: &PerNamespace<Scope>,
+        observed: &mut PerNamespace<ObservedNet>,
+        part: &NetworkPart,
+    ) -> Result<Reread, DataplaneError> {
+        let now = self.read(scope)?;
+        let (Some(host), Some(known)) = (now.get(Namespace::Host), observed.get_mut(Namespace::Host)) else {
+            return Ok(Reread::None);
+        };
+        if part.absent.iter().any(|name| host.links.contains_key(name)) {
+            return Ok(Reread::None);
+        }
+        part.made.iter().for_each(|name| view::take_link(known, host, *name));
+        for namespace in &part.guests {
+            observed.set(*namespace, now.get(*namespace).cloned());
+        }
+        Ok(if part.guests.is_empty() { Reread::Made } else { Reread::Other })
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use wire_net::LinkName;
 use wire_netlink::{Batch, Netlink};
 use wire_state::{
-    Attempt, DataplaneError, DesiredLink, ErrorKind, KernelKind, KernelOp, LinkPlace, LinkRef, Namespace, NextHop,
-    ObservedKind, ObservedLink, ObservedNet, OpError, Owner, RouteKey, Scope, Setting, Tunnel, Veth,
+    Attempt, DataplaneError, DesiredLink, ErrorKind, KernelKind, KernelOp, LinkPlace, LinkRef, Namespace, NetworkPart,
+    NextHop, ObservedKind, ObservedLink, ObservedNet, OpError, Owner, RouteKey, Scope, Setting, Tunnel, Veth,
 };
 
 use super::{
@@ -115,6 +115,29 @@ impl NetlinkDataplane {
         self.plain_routes = by_gateway.filter(|(key, _)| is_plain(key)).count();
         self.nexthops = nexthops;
         Ok(state)
+    }
+
+    /// Reads the host's part of `part` again into `observed`. False if a link has a name that none should have: then all must be read.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or refuses.
+    pub(super) fn read_part(
+        &mut self,
+        scope: &Scope,
+        observed: &mut ObservedNet,
+        part: &NetworkPart,
+    ) -> Result<bool, DataplaneError> {
+        for name in &part.absent {
+            if read::link_by(&mut self.netlink, Some(*name), 0)?.is_some() {
+                return Ok(false);
+            }
+            self.links.remove(name);
+        }
+        let place = Place { namespaces: &self.namespaces, files: &self.settings };
+        let found = read::read_made(&mut self.netlink, scope, place, &part.made, observed)?;
+        let known = found.iter().filter_map(|name| Some((*name, CachedLink::of(observed.links.get(name)?))));
+        self.links.extend(known);
+        Ok(true)
     }
 
     /// Carries out `ops` in order and returns one result for each. A failure does not stop the others. An entry that exists already, or is

@@ -69,6 +69,7 @@ impl Resource for Files {
     type Op = FileOp;
     type Findings = NoFindings;
     type Index = ();
+    type Part = ();
 
     fn index(_: &Self::Observed) {}
 

@@ -35,13 +35,13 @@ pub use network::{
     ALIAS, Address, Bridge, BridgeFdbKey, Capabilities, Conflict, ContainerLink, DesiredForm, DesiredKind, DesiredLink,
     DesiredNet, DesiredVxlan, Detours, FdbKey, FdbTarget, Findings, FloodEntry, FloodPath, ForeignRoutes, Forward,
     ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan,
-    MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NextHop, ObservedKind, ObservedLink,
-    ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, PortFlag, PortFlags, ReceiveFlag,
-    RouteKey, Scope, Setting, StaleRoute, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan, plan_of,
-    retain, vxlan_header,
+    MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NetworkPart, NextHop, ObservedKind,
+    ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, PortFlag, PortFlags,
+    ReceiveFlag, RouteKey, Scope, Setting, StaleRoute, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan,
+    plan_of, retain, vxlan_header,
 };
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
-pub use resource::{Attempt, Driver, Operation, Order, Plan, Resource};
+pub use resource::{Attempt, Driver, Operation, Order, Plan, Reread, Resource};
 pub use trace::{
     Delivery, DirectNetwork, Encapsulated, Entry, Gap, Hop, HostRoute, HostState, Journey, Leg, Outcome, Packet,
     PolicyRule, Reason, ReversePath, RuleAction, Sending, Site, Surroundings, Trace, VxlanHeader, trace, trace_across,

@@ -14,6 +14,7 @@ mod merge;
 mod namespace;
 mod op;
 mod order;
+mod part;
 pub(crate) mod plan;
 mod route;
 mod scope;
@@ -34,6 +35,7 @@ pub use self::{
     },
     namespace::{Namespace, PerNamespace},
     op::{KernelOp, Op, TunnelOp},
+    part::NetworkPart,
     plan::{Findings, ForeignRoutes, Key, Network, plan, plan_of},
     route::{DesiredForm, NextHop, ObservedRoute, PROTOCOL, RouteKey, Via},
     scope::{ALIAS, Marks, Scope},

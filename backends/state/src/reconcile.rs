@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, error::Error};
 
-use crate::{DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Resource, StaleRoute};
+use crate::{
+    DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Reread, Resource, StaleRoute,
+};
 
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
@@ -37,6 +39,7 @@ type ScopeOf<D> = <<D as Driver>::Resource as Resource>::Scope;
 type ObservedOf<D> = <<D as Driver>::Resource as Resource>::Observed;
 type DesiredOf<D> = <<D as Driver>::Resource as Resource>::Desired;
 type OpOf<D> = <<D as Driver>::Resource as Resource>::Op;
+type PartOf<D> = <<D as Driver>::Resource as Resource>::Part;
 type ReportOf<D> = Report<<D as Driver>::Resource>;
 type FailuresOf<D> = Vec<Failure<<D as Driver>::Resource>>;
 
@@ -170,11 +173,24 @@ impl<D: Driver> Reconciler<D> {
         &self.scope
     }
 
-    /// Sets the part of the host's state that is read. If it is another one, the next round reads.
+    /// Sets the part of the host's state that is read. If it is another one, what was added to it is read, or in doubt the next round reads all.
     pub fn set_scope(&mut self, scope: ScopeOf<D>) {
-        if scope != self.scope {
-            self.scope = scope;
-            self.invalidate();
+        if scope == self.scope {
+            return;
+        }
+        let before = std::mem::replace(&mut self.scope, scope);
+        let part = self.cached.as_ref();
+        let part = part.and_then(|cached| D::Resource::part_of_scope(cached, &before, &self.scope));
+        self.read_part(part.as_ref());
+    }
+
+    /// Reads a part of the state again into the cached one. In doubt that is dropped, so that all is read.
+    fn read_part(&mut self, part: Option<&PartOf<D>>) {
+        let (Some(cached), Some(part)) = (&mut self.cached, part) else { return self.invalidate() };
+        match self.driver.read_part(&self.scope, cached, part) {
+            Ok(Reread::Made) => {}
+            Ok(Reread::Other) => self.reached = None,
+            Ok(Reread::None) | Err(_) => self.invalidate(),
         }
     }
 
@@ -239,18 +255,22 @@ impl<D: Driver> Reconciler<D> {
         if !ahead.is_empty() {
             // The rest is planned anew, and may be large.
             drop(plan);
+            let part = self.part_of(&ahead);
             let failures = self.apply(&ahead, report);
-            self.invalidate();
             if !failures.is_empty() {
+                self.invalidate();
                 return Ok(failures);
             }
+            self.read_part(part.as_ref());
             plan = self.plan(desired, report)?;
         }
         report.findings = plan.findings;
+        let changes_others = plan.ops.iter().any(|op| order(op) != Order::Plain);
+        let part = if changes_others { self.part_of(&plan.ops) } else { None };
         let failures = self.apply(&plan.ops, report);
         let mut is_reached = failures.is_empty();
-        if plan.ops.iter().any(|op| order(op) != Order::Plain) {
-            self.invalidate();
+        if changes_others {
+            self.read_part(part.as_ref().filter(|_| is_reached));
             is_reached &= self.plan(desired, report)?.ops.is_empty();
         }
         if is_reached {
@@ -280,6 +300,10 @@ impl<D: Driver> Reconciler<D> {
         let since =
             |reached: &Reached<D::Resource>| D::Resource::plan_since(cached, &reached.index, &reached.desired, desired);
         Ok(self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired)))
+    }
+
+    fn part_of(&self, ops: &[OpOf<D>]) -> Option<PartOf<D>> {
+        self.cached.as_ref().and_then(|cached| D::Resource::part_of_changes(cached, ops))
     }
 
     fn apply(&mut self, ops: &[OpOf<D>], report: &mut ReportOf<D>) -> FailuresOf<D> {

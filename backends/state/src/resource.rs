@@ -21,6 +21,8 @@ pub trait Resource: Sized {
     type Findings: fmt::Debug + fmt::Display + Default + Clone + PartialEq;
     /// What [`Self::plan_since`] needs of the observed state, and would have to look for among all entries. It is found once after a read.
     type Index: fmt::Debug;
+    /// The part of the state that is read again after some changes, and after another scope was set.
+    type Part: fmt::Debug;
 
     /// The desired state of several networks of this host, in order of precedence, and the keys that several of them want with different
     /// values. Only such a key is left out of what a network wants, with what depends on it.
@@ -53,6 +55,17 @@ pub trait Resource: Sized {
         None
     }
 
+    /// The part that is read again once the scope is `after` instead of `before`; `None` if all must be read.
+    fn part_of_scope(_observed: &Self::Observed, _before: &Self::Scope, _after: &Self::Scope) -> Option<Self::Part> {
+        None
+    }
+
+    /// The part that is read again after changes of which some are not [`Order::Plain`]; `None` if all must be read. `observed` is the state before
+    /// them.
+    fn part_of_changes(_observed: &Self::Observed, _ops: &[Self::Op]) -> Option<Self::Part> {
+        None
+    }
+
     /// The differences that [`Self::plan`] would remove, for people: none if and only if the plan has no changes. Each entry is named once.
     fn differences(observed: &Self::Observed, desired: &Self::Desired) -> Vec<Difference>;
 
@@ -75,10 +88,21 @@ pub trait Resource: Sized {
 pub enum Order {
     /// In the order of the plan. It changes no other entry.
     Plain,
-    /// Before all plain changes, which need it. It changes other entries too: the state is read again before the rest is planned.
+    /// Before all plain changes, which need it. It changes other entries too: these are read again before the rest is planned.
     Ahead,
-    /// In the order of the plan. It changes other entries too: the state is read again after the last change.
+    /// In the order of the plan. It changes other entries too: these are read again after the last change.
     ReadBack,
+}
+
+/// How much a driver has read of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reread {
+    /// The part, and what was known of all else holds: it is as it was made.
+    Made,
+    /// The part, in which others may have changed anything.
+    Other,
+    /// Nothing for certain: all must be read.
+    None,
 }
 
 /// One change of a resource.
@@ -115,6 +139,19 @@ pub trait Driver {
         &mut self,
         scope: &<Self::Resource as Resource>::Scope,
     ) -> Result<<Self::Resource as Resource>::Observed, DataplaneError>;
+
+    /// Reads `part` again into `observed`, which is the state that `scope` names as far as it is known.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or refuses. Nothing is known about the state then.
+    fn read_part(
+        &mut self,
+        _scope: &<Self::Resource as Resource>::Scope,
+        _observed: &mut <Self::Resource as Resource>::Observed,
+        _part: &<Self::Resource as Resource>::Part,
+    ) -> Result<Reread, DataplaneError> {
+        Ok(Reread::None)
+    }
 
     /// Carries out `ops` in order and returns one result for each. A failure does not stop the others. An entry that exists already, or
     /// is deleted already, counts as a success, except a route: the existing one may be foreign.

@@ -8,6 +8,7 @@ mod all_attachments;
 mod arriving;
 mod asleep;
 mod attach;
+mod attach_first_packet;
 mod backend_change;
 mod backup;
 mod bad_input;

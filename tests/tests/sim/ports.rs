@@ -16,7 +16,9 @@ use wire_kernel::{
     Changes, HostNetwork, Nic, Traffic,
     sim::{SimHost, SimKernel, SimMonitor},
 };
-use wire_state::{Attempt, DataplaneError, Driver, Network, ObservedNet, Op, PerNamespace, Scope, sim::SimFiles};
+use wire_state::{
+    Attempt, DataplaneError, Driver, Network, NetworkPart, ObservedNet, Op, PerNamespace, Reread, Scope, sim::SimFiles,
+};
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, Random, SimStore};
 
 use crate::{clocks::Clocks, disk::SimDisk, firewall::Rules, gaps::Gaps, held::Removals};
@@ -206,6 +208,15 @@ impl Driver for SimNetwork {
         self.kernel.read(scope)
     }
 
+    fn read_part(
+        &mut self,
+        scope: &PerNamespace<Scope>,
+        observed: &mut PerNamespace<ObservedNet>,
+        part: &NetworkPart,
+    ) -> Result<Reread, DataplaneError> {
+        self.kernel.read_part(scope, observed, part)
+    }
+
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
         self.removals.note(ops);
         self.gaps.apply(&mut self.kernel, ops)
@@ -233,6 +244,10 @@ impl NetworkPort for SimNetwork {
 pub(crate) struct Monitor(SimMonitor);
 
 impl NetworkMonitor for Monitor {
+    fn set_scope(&mut self, scope: Scope) {
+        self.0.set_scope(scope);
+    }
+
     async fn changed(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
         self.0.changed(cached).await
     }

@@ -1,11 +1,16 @@
 //! Hears of the changes of a host in memory.
 
-use std::{collections::BTreeSet, future::poll_fn, task::Poll};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    task::Poll,
+};
 
 use imbl::{OrdMap, OrdSet, ordmap::DiffItem, ordset};
+use wire_net::LinkName;
 use wire_state::{DataplaneError, Namespace, ObservedNet, Scope};
 
-use super::{SimHost, view};
+use super::{LinkFacts, SimHost, view};
 use crate::{Changes, monitor::are_equal};
 
 /// Compares the state of a [`SimHost`] with a cached one whenever it has changed, as [`crate::Monitor`] does with notifications.
@@ -19,8 +24,11 @@ pub struct SimMonitor {
     seen_underlay: u64,
     seen_devices: u64,
     seen_overruns: u64,
-    /// The state at the last look: an entry that is as it was then sends no notification, whatever the cached state says of it.
+    /// The state at the last look, whatever the scope: an entry that is as it was then sends no notification, whatever the cached state says of it.
     last: ObservedNet,
+    last_links: BTreeMap<LinkName, LinkFacts>,
+    /// True once there was a look: of devices that are made later only what they are now counts.
+    has_looked: bool,
 }
 
 impl SimMonitor {
@@ -29,9 +37,15 @@ impl SimMonitor {
         let (seen_underlay, seen_overruns) = (facts.underlay_changes, facts.overruns);
         let seen_devices = facts.own_devices;
         let state = host.net.state();
-        let last = state.get(Namespace::Host).map(|net| view::within(net, &facts.links, &scope)).unwrap_or_default();
+        let (last, last_links) = (state.get(Namespace::Host).cloned().unwrap_or_default(), facts.links.clone());
         drop(facts);
-        Self { host, scope, seen, seen_underlay, seen_devices, seen_overruns, last }
+        let has_looked = false;
+        Self { host, scope, seen, seen_underlay, seen_devices, seen_overruns, last, last_links, has_looked }
+    }
+
+    /// Reports changes in another scope from now on, as [`crate::Monitor::set_scope`].
+    pub fn set_scope(&mut self, scope: Scope) {
+        self.scope = scope;
     }
 
     /// Waits until something differs from `cached`, the cached state.
@@ -45,10 +59,12 @@ impl SimMonitor {
         poll_fn(|context| {
             while self.host.net.poll_changed(&mut self.seen, context).is_ready() {
                 let changes = self.changes(cached);
+                self.has_looked = true;
                 if changes.any() {
                     return Poll::Ready(Ok(changes));
                 }
             }
+            self.has_looked = true;
             Poll::Pending
         })
         .await
@@ -59,13 +75,14 @@ impl SimMonitor {
         let (underlay_changes, overruns) = (facts.underlay_changes, facts.overruns);
         let underlay = underlay_changes != self.seen_underlay;
         let overrun = overruns != self.seen_overruns;
-        let devices = facts.own_devices != self.seen_devices;
+        let devices = facts.own_devices != self.seen_devices && !self.has_looked;
         (self.seen_underlay, self.seen_overruns) = (underlay_changes, overruns);
         self.seen_devices = facts.own_devices;
         let state = self.host.net.state();
         let Some(net) = state.get(Namespace::Host) else { return Changes::default() };
         let now = view::within(net, &facts.links, &self.scope);
-        let last = std::mem::replace(&mut self.last, now.clone());
+        let last = view::within(&self.last, &self.last_links, &self.scope);
+        (self.last, self.last_links) = (net.clone(), facts.links.clone());
         if overrun {
             return Changes::OVERRUN;
         }

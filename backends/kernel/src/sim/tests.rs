@@ -1,4 +1,5 @@
 mod ipip;
+mod scopes;
 
 use std::{
     pin::pin,

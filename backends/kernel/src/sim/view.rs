@@ -54,6 +54,20 @@ pub(super) fn within(net: &ObservedNet, facts: &BTreeMap<LinkName, LinkFacts>, s
     found
 }
 
+/// Takes a link that was just made, with the entries on it, from the state `now`. No route leads to it.
+pub(super) fn take_link(known: &mut ObservedNet, now: &ObservedNet, name: LinkName) {
+    known.links.remove(&name);
+    known.links.extend(now.links.get(&name).map(|link| (name, link.clone())));
+    known.addresses.extend(now.addresses.iter().filter(|address| address.link == name));
+    known.fdb.extend(now.fdb.iter().filter(|(key, _)| key.link == name).map(|(key, to)| (*key, *to)));
+    known.flooding.extend(now.flooding.iter().filter(|entry| entry.link == name).copied());
+    let behind = now.bridge_fdb.iter().filter(|(_, port)| **port == name);
+    known.bridge_fdb.extend(behind.map(|(key, port)| (*key, *port)));
+    known.neighbours.extend(now.neighbours.iter().filter(|(key, _)| key.link == name).map(|(key, mac)| (*key, *mac)));
+    let on = now.settings.iter().filter(|(setting, _)| setting.link() == Some(name));
+    known.settings.extend(on.map(|(setting, value)| (*setting, *value)));
+}
+
 /// Whether containers may be on a link: it is a bridge with an IPv4 address inside the overlay's networks.
 fn is_container_bridge(
     name: LinkName,

@@ -31,6 +31,9 @@ trait Host: Sized {
     /// A monitor, which hears of all later changes.
     fn monitor(&self, scope: Scope) -> Self::Monitor;
 
+    /// Has a monitor report changes in another scope.
+    fn set_scope(monitor: &mut Self::Monitor, scope: Scope);
+
     /// Makes a change as another program would.
     fn change(&self, change: Change);
 
@@ -58,7 +61,10 @@ contract![
     cases::a_host_with_another_port_has_it_in_its_entry_and_loses_it_again,
     cases::our_own_writes_are_not_reported,
     cases::devices_that_we_made_are_reported,
-    cases::devices_that_we_removed_are_reported,
+    cases::devices_that_we_make_later_are_not_reported,
+    cases::devices_that_we_removed_are_no_news_but_for_the_underlay,
+    cases::another_scope_is_read_for_what_was_added_to_it,
+    cases::a_link_with_a_name_that_was_added_to_the_scope_is_reported,
     cases::a_drained_host_keeps_foreign_entries_alone,
     cases::a_round_repairs_each_change_by_others,
     cases::a_route_is_deleted_only_if_it_is_as_it_was_read,

@@ -17,8 +17,8 @@ use wire_backends::{Backend, ForwardSettings, Placement, select};
 use wire_lease::{BackendData, Entry, Lease, LeaseTable, NetworkConfig, Origin, Vtep};
 use wire_net::{DualStack, Family, MacAddr, Prefix, Subnet};
 use wire_state::{
-    Attempt, DataplaneError, DesiredNet, Driver, Namespace, Network, ObservedNet, Op, PerNamespace, Plan, Reconciler,
-    Report, Scope, Underlay,
+    Attempt, DataplaneError, DesiredNet, Driver, Namespace, Network, NetworkPart, ObservedNet, Op, PerNamespace, Plan,
+    Reconciler, Report, Reread, Scope, Underlay,
 };
 use wire_store::Revision;
 
@@ -208,6 +208,15 @@ impl Driver for KernelAlone {
 
     fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
         self.0.read(scope)
+    }
+
+    fn read_part(
+        &mut self,
+        scope: &PerNamespace<Scope>,
+        observed: &mut PerNamespace<ObservedNet>,
+        part: &NetworkPart,
+    ) -> Result<Reread, DataplaneError> {
+        self.0.read_part(scope, observed, part)
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {

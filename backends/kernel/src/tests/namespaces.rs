@@ -152,6 +152,50 @@ fn a_container_is_attached_is_recognized_after_a_restart_and_is_detached() {
     });
 }
 
+/// A container that comes and goes beside others has itself read, and not all of the host.
+#[test]
+fn a_container_that_is_attached_and_detached_has_its_own_links_read_alone() {
+    in_lab(|guest| {
+        let mut reconciler = reconciler(&guest);
+        let all_scopes = reconciler.scope().clone();
+        let of_host = attached().get(Namespace::Host).unwrap().clone();
+        let without = |name_of: &str| {
+            let mut net = of_host.clone();
+            net.links.remove(&name(name_of));
+            net
+        };
+        let alone = PerNamespace::host(without("wp1"));
+        let mut scopes = PerNamespace::host(all_scopes.get(Namespace::Host).unwrap().clone());
+        scopes.get_mut(Namespace::Host).unwrap().devices.remove(&name("wp1"));
+        reconciler.set_scope(scopes.clone());
+        assert!(reconciler.round(&alone).converged);
+        for _ in 0..2 {
+            reconciler.set_scope(all_scopes.clone());
+            let report = reconciler.round(&attached());
+            assert!(report.converged, "{:?}", report.failures);
+            assert!(!report.read_back, "{}", report.named());
+            assert_attached(&guest);
+            assert_known(&mut reconciler);
+            let nothing: PerNamespace<DesiredNet> =
+                [(Namespace::Host, without("wp1")), (GUEST, DesiredNet::default())].into_iter().collect();
+            let report = reconciler.round(&nothing);
+            assert!(report.converged && !report.read_back, "{}: {:?}", report.named(), report.failures);
+            assert_known(&mut reconciler);
+            reconciler.set_scope(scopes.clone());
+            let report = reconciler.round(&alone);
+            assert!(report.converged && !report.read_back, "{}", report.named());
+            assert_eq!((report.written, report.removed), (0, 0), "{}", report.named());
+            assert_known(&mut reconciler);
+        }
+    });
+}
+
+/// The state that is known is the one that a full read finds.
+fn assert_known(reconciler: &mut Reconciler<KernelAlone>) {
+    let (known, scope) = (reconciler.cached().unwrap().clone(), reconciler.scope().clone());
+    assert_eq!(known, reconciler.driver().0.read(&scope).unwrap());
+}
+
 #[test]
 fn links_and_entries_removed_or_changed_in_either_namespace_are_restored() {
     in_lab(|guest| {

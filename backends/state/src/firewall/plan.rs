@@ -24,6 +24,7 @@ impl Resource for Firewall {
     type Op = FirewallOp;
     type Findings = OtherRules;
     type Index = ();
+    type Part = ();
 
     fn index(_: &ObservedFirewall) {}
 

@@ -33,6 +33,14 @@ impl<T> PerNamespace<T> {
         self.0.get_mut(&namespace)
     }
 
+    /// Sets the value of one namespace; with `None` it is not read any more.
+    pub fn set(&mut self, namespace: Namespace, value: Option<T>) {
+        match value {
+            Some(value) => drop(self.0.insert(namespace, value)),
+            None => drop(self.0.remove(&namespace)),
+        }
+    }
+
     /// All namespaces in their order, the host's first.
     pub fn iter(&self) -> impl Iterator<Item = (Namespace, &T)> {
         self.0.iter().map(|(namespace, value)| (*namespace, value))

@@ -25,8 +25,8 @@ use self::{
 use super::{difference::differences, merge};
 use crate::{
     Address, Clash, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
-    NeighbourKey, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope,
-    Share, TunnelOp,
+    NeighbourKey, NetworkPart, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource,
+    RouteKey, Scope, Share, TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -49,6 +49,7 @@ impl Resource for Network {
     type Op = Op;
     type Findings = Findings;
     type Index = ForeignRoutes;
+    type Part = NetworkPart;
 
     fn merge(shares: &[Share<'_, Self::Desired>]) -> (Self::Desired, Vec<Clash>) {
         merge::merge(shares)
@@ -77,6 +78,14 @@ impl Resource for Network {
         desired: &Self::Desired,
     ) -> Option<Plan<Self>> {
         Some(plan_of(observed, foreign, desired, &since::changed_keys(reached, desired)?))
+    }
+
+    fn part_of_scope(observed: &Self::Observed, before: &Self::Scope, after: &Self::Scope) -> Option<NetworkPart> {
+        NetworkPart::of_scope(observed, before, after)
+    }
+
+    fn part_of_changes(observed: &Self::Observed, ops: &[Op]) -> Option<NetworkPart> {
+        NetworkPart::of_changes(observed, ops)
     }
 
     fn conflicts(findings: &Findings) -> Vec<String> {

@@ -35,6 +35,10 @@ pub(crate) enum Contestant {
     HostGwTracking,
     /// The same with all rules of ours, by running agents.
     HostGwRules,
+    /// A network by name: the bridges and the kernel's VXLAN that agents set up for it, while connections are tracked, and no rules else.
+    NamedTracking,
+    /// The same with all rules of ours, by running agents.
+    NamedRules,
 }
 
 /// How many leases a large network has.
@@ -51,6 +55,8 @@ pub(crate) enum Carrier {
     Agents(Setting),
     /// The same between containers, with these rules.
     Containers(Setting, Rules),
+    /// Bridges of a network by name between containers that are attached to it, with these rules.
+    Named(Setting, Rules),
 }
 
 /// What the agents of a contestant are given.
@@ -90,10 +96,14 @@ impl Contestant {
 
     /// The rules for packets without encapsulation: only those that are named take part.
     pub(crate) const DIRECT_RULES: [Self; 2] = [Self::HostGwTracking, Self::HostGwRules];
+    /// The rules of a network by name: only those that are named take part.
+    pub(crate) const NAMED_RULES: [Self; 2] = [Self::NamedTracking, Self::NamedRules];
 
     /// Whether what is compared by it is rules.
     pub(crate) fn is_of_rules(self) -> bool {
-        [Self::RULES.as_slice(), &Self::USERSPACE_RULES, &Self::DIRECT_RULES].concat().contains(&self)
+        [Self::RULES.as_slice(), &Self::USERSPACE_RULES, &Self::DIRECT_RULES, &Self::NAMED_RULES]
+            .concat()
+            .contains(&self)
     }
 
     /// Its name for people and programs.
@@ -113,6 +123,8 @@ impl Contestant {
             Self::UserspaceVxlanRules => "userspace-vxlan-rules",
             Self::HostGwTracking => "host-gw-tracking",
             Self::HostGwRules => "host-gw-rules",
+            Self::NamedTracking => "named-tracking",
+            Self::NamedRules => "named-rules",
         }
     }
 
@@ -130,6 +142,8 @@ impl Contestant {
             Self::OurRules | Self::OurRules20000 => containers(Rules::Ours),
             Self::HostGwTracking => Carrier::Containers(Setting::HOST_GW, Rules::Tracking),
             Self::HostGwRules => Carrier::Containers(Setting::HOST_GW, Rules::Ours),
+            Self::NamedTracking => Carrier::Named(Setting::CONTAINERS, Rules::Tracking),
+            Self::NamedRules => Carrier::Named(Setting::CONTAINERS, Rules::Ours),
             Self::UdpRules => Carrier::Containers(Setting { flags: &["--ip-masq"], ..Setting::UDP }, Rules::Ours),
             Self::UserspaceVxlanRules => {
                 let flags = &["--userspace-vxlan", "--ip-masq"];

@@ -14,6 +14,7 @@ mod iperf;
 mod machine;
 mod marks;
 mod measure;
+mod named;
 mod options;
 mod pair;
 mod ping;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{contestant::Contestant, frames::Frames, measure::Figure, samples::Samples};
 
 /// The ratios that are of interest for each figure.
-pub(crate) const RATIOS: [[Contestant; 2]; 13] = [
+pub(crate) const RATIOS: [[Contestant; 2]; 15] = [
     [Contestant::OursRaw, Contestant::OnePacket],
     [Contestant::OursRaw, Contestant::KernelVxlan],
     [Contestant::OursVxlan, Contestant::KernelVxlan],
@@ -18,6 +18,8 @@ pub(crate) const RATIOS: [[Contestant; 2]; 13] = [
     [Contestant::OurRules20000, Contestant::OurRules],
     [Contestant::UdpRules, Contestant::OurRules],
     [Contestant::HostGwRules, Contestant::HostGwTracking],
+    [Contestant::NamedRules, Contestant::NamedTracking],
+    [Contestant::NamedRules, Contestant::Tracking],
     [Contestant::UdpRules, Contestant::OnePacket],
     [Contestant::UserspaceVxlanRules, Contestant::OurRules],
     [Contestant::UserspaceVxlanRules, Contestant::OnePacket],
@@ -65,9 +67,12 @@ pub(crate) fn judge(samples: &Samples) -> Vec<Mark> {
     let rules = rules.into_iter().filter(|_| samples.is_of_rules()).flat_map(|figure| {
         let ours = [([OurRules, Tracking], 0.95), ([OurRules, FlannelRules], 1.0), ([OurRules20000, OurRules], 0.97)];
         let [userspace, vxlan] = Contestant::USERSPACE_RULES.map(|one| ([one, OurRules], 0.9));
-        let named = [userspace, vxlan, ([Contestant::HostGwRules, Contestant::HostGwTracking], 0.97)];
+        let direct = ([Contestant::HostGwRules, Contestant::HostGwTracking], 0.97);
+        let networks =
+            [Contestant::NamedTracking, Tracking].map(|yardstick| ([Contestant::NamedRules, yardstick], 0.95));
+        let named = [userspace, vxlan, direct].into_iter().chain(networks);
         let ours = ours.map(|(pair, least)| of_rules(samples, figure, pair, least));
-        let named = named.map(|(pair, least)| of_rules(samples, figure, pair, least));
+        let named = named.map(move |(pair, least)| of_rules(samples, figure, pair, least));
         ours.into_iter().chain(named.into_iter().filter(|mark| mark.ratio.is_some()))
     });
     marks.extend(rules);

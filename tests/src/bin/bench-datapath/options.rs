@@ -19,7 +19,7 @@ usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] 
   --only NAMES  of contestants:  veth, kernel-vxlan, one-packet, ours-raw, ours-vxlan;
                 with --firewall: tracking, tracking-again, flannel-rules, our-rules, our-rules-20000;
                 and, where they are named, udp-rules, userspace-vxlan-rules,
-                host-gw-tracking, host-gw-rules;
+                host-gw-tracking, host-gw-rules, named-tracking, named-rules;
                 of measurements: tcp1, tcp4, both, pps1, pps64, ping;
                 of frames:       real, offloads. Where none of a kind is named, all of it are taken";
 
@@ -90,7 +90,8 @@ impl Options {
             let contestant = pick(name, &Contestant::PATHS, |one| one.name(), &mut self.contestants)
                 || pick(name, &Contestant::RULES, |one| one.name(), &mut self.contestants)
                 || pick(name, &Contestant::USERSPACE_RULES, |one| one.name(), &mut self.contestants)
-                || pick(name, &Contestant::DIRECT_RULES, |one| one.name(), &mut self.contestants);
+                || pick(name, &Contestant::DIRECT_RULES, |one| one.name(), &mut self.contestants)
+                || pick(name, &Contestant::NAMED_RULES, |one| one.name(), &mut self.contestants);
             let measurement = pick(name, &Measurement::ALL, |one| one.name(), &mut self.measurements);
             let frames = pick(name, &Frames::ALL, |one| one.name(), &mut self.frames);
             if !(contestant || measurement || frames) {
@@ -148,6 +149,8 @@ mod tests {
         assert_eq!((rules.measurements, rules.frames), (vec![Measurement::Tcp1], vec![Frames::Real]));
         let named = options("--firewall --only our-rules,udp-rules,one-packet").unwrap();
         assert_eq!(named.contestants, [Contestant::OurRules, Contestant::UdpRules, Contestant::OnePacket]);
+        let networks = options("--firewall --only tracking,named-tracking,named-rules").unwrap();
+        assert_eq!(networks.contestants[1..], Contestant::NAMED_RULES);
         assert_eq!(options("--firewall").unwrap().measurements, Measurement::OF_RULES);
         assert_eq!(options("--rounds 5 --seconds=2 --only real").unwrap().frames, [Frames::Real]);
     }

@@ -14,6 +14,7 @@ use wire_tests::{
 
 use crate::{
     contestant::{Carrier, Contestant, Setting},
+    named,
     rules::{self, Rules},
 };
 
@@ -32,12 +33,15 @@ pub(crate) struct Pair {
     _server: Process,
     /// What stands for a container of each host, near and far; none where the hosts themselves send and receive.
     pub(crate) legs: Vec<Leg>,
+    _helpers: Vec<Process>,
     /// The host that sends, or whose container does.
     pub(crate) near: Host,
     /// The host that receives, or whose container does.
     pub(crate) far: Host,
     /// The first three bytes of the far host's subnet, a /24. All addresses of it that the host has not are the receiver's own.
     prefix: [u8; 3],
+    /// The receiver's only address, in a network by name.
+    only: Option<Ipv4Addr>,
 }
 
 /// What carries packets between two hosts, and the IPv4 subnets of the near and the far one.
@@ -46,6 +50,8 @@ pub(crate) struct Carriers {
     pub(crate) agents: Vec<Agent>,
     forwarders: Vec<OnePacket>,
     pub(crate) legs: Vec<Leg>,
+    pub(crate) helpers: Vec<Process>,
+    pub(crate) only: Option<Ipv4Addr>,
     subnets: [[u8; 3]; 2],
 }
 
@@ -63,7 +69,9 @@ impl Network {
     /// The one of a contestant alone.
     pub(crate) fn of(contestant: Contestant, setting: Setting) -> Self {
         let (network, backend) = (contestant.network(), setting.backend);
-        let config = format!(r#"{{"Network":"{network}","SubnetLen":24,"Backend":{backend}}}"#);
+        let pool = format!(r#","Networks":{{"IPv4Pool":"{}"}}"#, named::POOL);
+        let networks = if Contestant::NAMED_RULES.contains(&contestant) { &pool } else { "" };
+        let config = format!(r#"{{"Network":"{network}","SubnetLen":24,"Backend":{backend}{networks}}}"#);
         Self { prefix: format!("/bench/{contestant}"), config, leases: contestant.leases() }
     }
 }
@@ -83,18 +91,23 @@ impl Pair {
             Carrier::Agents(setting) => agents(etcd, &Network::of(contestant, setting), setting, hosts),
             Carrier::Containers(setting, rules) => containers(etcd, &Network::of(contestant, setting), setting, hosts)
                 .and_then(|carriers| filtered(carriers, contestant, rules, hosts)),
+            Carrier::Named(setting, rules) => named::attached(etcd, &Network::of(contestant, setting), setting, hosts)
+                .and_then(|carriers| filtered(carriers, contestant, rules, hosts)),
         }
         .map_err(|error| LabError::Wrong(format!("{contestant} does not start: {error:?}")))?;
-        let Carriers { agents, forwarders, legs, subnets: [_, prefix] } = carriers;
+        let Carriers { agents, forwarders, legs, helpers, only, subnets: [_, prefix] } = carriers;
         let receiver = legs.last().map_or(far.namespace(), Leg::namespace);
-        receiver.ip(&format!("route add local {} dev lo", subnet(prefix)))?;
-        if !legs.is_empty() {
+        if only.is_none() {
+            receiver.ip(&format!("route add local {} dev lo", subnet(prefix)))?;
+        }
+        if !legs.is_empty() && only.is_none() {
             // But the gateway's address: a container that takes it for its own answers no ARP request of its host.
             let [first, second, third] = prefix;
             receiver.ip(&format!("route add {first}.{second}.{third}.1 dev eth0 table local"))?;
         }
         let server = far.start_in(receiver, "iperf3", &["-s".to_owned()], "iperf3.log")?;
-        let pair = Self { contestant, agents, forwarders, _server: server, legs, near, far, prefix };
+        let (_server, _helpers) = (server, helpers);
+        let pair = Self { contestant, agents, forwarders, _server, legs, _helpers, near, far, prefix, only };
         let ping = format!("ping -c 1 -W 1 {}", pair.target());
         eventually(START, || check(pair.sender().exec(&ping).is_ok(), || "the far host does not answer".to_owned()))
             .map_err(|error| LabError::Wrong(format!("{contestant}: {error:?}\n{}", pair.logs())))?;
@@ -116,8 +129,11 @@ impl Pair {
         self.address(0)
     }
 
-    /// One of the receiver's addresses, by number; a container's host has the first.
+    /// One of the receiver's addresses, by number; a container's host has the first. In a network by name there is one.
     pub(crate) const fn address(&self, number: u8) -> Ipv4Addr {
+        if let Some(only) = self.only {
+            return only;
+        }
         let [first, second, third] = self.prefix;
         Ipv4Addr::new(first, second, third, if self.legs.is_empty() { 1 } else { 2 } + number)
     }
@@ -169,7 +185,7 @@ fn forwarders(contestant: Contestant, hosts: [&Host; 2]) -> Result<Carriers> {
 }
 
 /// An agent on each.
-fn agents(etcd: &Etcd, network: &Network, setting: Setting, hosts: [&Host; 2]) -> Result<Carriers> {
+pub(crate) fn agents(etcd: &Etcd, network: &Network, setting: Setting, hosts: [&Host; 2]) -> Result<Carriers> {
     let Network { prefix, config, leases } = network;
     etcd.put(&format!("{prefix}/config"), config)?;
     let others: Vec<_> = (1..=*leases).map(|number| PeerLease::numbered(number).entry_in(prefix)).collect();

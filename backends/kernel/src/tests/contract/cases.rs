@@ -96,11 +96,56 @@ pub(super) fn devices_that_we_made_are_reported<H: Host>() {
     });
 }
 
-/// A removed device is no longer known when the kernel tells of it and of its addresses.
-pub(super) fn devices_that_we_removed_are_reported<H: Host>() {
+/// The same on a host that was looked at before: the kernel is asked what they are now.
+pub(super) fn devices_that_we_make_later_are_not_reported<H: Host>() {
+    Stage::<H>::on_new(|mut stage| {
+        stage.reread();
+        let _ = stage.heard();
+        let want = stage.lab.want();
+        let report = stage.round(&want);
+        assert!(report.converged);
+        assert!(!report.read_back, "what was made is read, and not all");
+        assert_eq!(difference(&stage.cached(), &stage.read()), "");
+        assert_eq!(stage.heard(), Changes::default());
+    });
+}
+
+/// A removed device is no longer known when the kernel tells of it and of its addresses, and is not there when it is asked for.
+pub(super) fn devices_that_we_removed_are_no_news_but_for_the_underlay<H: Host>() {
     Stage::<H>::quiet(|mut stage| {
         assert!(stage.round(&DesiredNet::default()).converged);
-        assert_eq!(stage.heard(), Changes { ours: true, underlay: true, overrun: false });
+        assert_eq!(stage.heard(), Changes { ours: false, underlay: true, overrun: false });
+    });
+}
+
+/// A scope that has one network more or less is read for what differs.
+pub(super) fn another_scope_is_read_for_what_was_added_to_it<H: Host>() {
+    Stage::<H>::of_segment(|mut stage| {
+        let more = [name("wb.6000"), name("wv.6000")];
+        stage.change_scope(|scope| scope.devices.extend(more));
+        assert_eq!(difference(&stage.cached(), &stage.read()), "");
+        assert!(!stage.would_read_all());
+        stage.change_scope(|scope| scope.devices.retain(|name| !more.contains(name)));
+        assert!(!stage.would_read_all());
+        // One of these names is there: then all is read.
+        stage.change(Change::AddBridge("wb.6000"));
+        stage.change_scope(|scope| scope.devices.extend(more));
+        assert!(stage.would_read_all());
+        stage.reread();
+        assert!(stage.cached().links.contains_key(&name("wb.6000")));
+        // It leaves while it is there.
+        stage.change_scope(|scope| scope.devices.retain(|name| !more.contains(name)));
+        assert!(stage.would_read_all());
+    });
+}
+
+/// A link that appears under a name that was added to the scope is reported.
+pub(super) fn a_link_with_a_name_that_was_added_to_the_scope_is_reported<H: Host>() {
+    Stage::<H>::of_segment(|mut stage| {
+        stage.change_scope(|scope| scope.devices.extend([name("wb.6000")]));
+        assert_eq!(stage.heard(), Changes::default());
+        stage.change(Change::AddBridge("wb.6000"));
+        assert_eq!(stage.heard(), Changes { ours: true, ..Changes::default() });
     });
 }
 

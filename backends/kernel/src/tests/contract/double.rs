@@ -45,6 +45,10 @@ impl Host for Double {
         self.0.monitor(scope)
     }
 
+    fn set_scope(monitor: &mut SimMonitor, scope: Scope) {
+        monitor.set_scope(scope);
+    }
+
     fn change(&self, change: Change) {
         let host = &self.0;
         match change {

@@ -43,6 +43,10 @@ impl Host for Real {
         Monitor::open(scope).unwrap()
     }
 
+    fn set_scope(monitor: &mut Monitor, scope: Scope) {
+        monitor.set_scope(scope);
+    }
+
     fn change(&self, change: Change) {
         run(&command(change));
     }

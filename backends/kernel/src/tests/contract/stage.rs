@@ -2,7 +2,7 @@
 
 use wire_state::{
     Attempt, DesiredNet, Driver as _, ErrorKind, KernelOp, Namespace, Network, ObservedNet, Op, PerNamespace,
-    Reconciler, Report,
+    Reconciler, Report, Scope,
 };
 
 use super::{Change, Host};
@@ -81,6 +81,19 @@ impl<H: Host> Stage<H> {
         self.reconciler.preview(&want).unwrap();
     }
 
+    /// Sets another scope, as a loop does: first of the monitor.
+    pub(super) fn change_scope(&mut self, change: impl FnOnce(&mut Scope)) {
+        let mut scopes = self.reconciler.scope().clone();
+        let host = scopes.get_mut(Namespace::Host).unwrap();
+        change(host);
+        H::set_scope(&mut self.monitor, host.clone());
+        self.reconciler.set_scope(scopes);
+    }
+
+    pub(super) fn would_read_all(&self) -> bool {
+        self.reconciler.cached().is_none()
+    }
+
     /// The state that the agent takes the host to have.
     pub(super) fn cached(&self) -> ObservedNet {
         self.reconciler.cached().and_then(|cached| cached.get(Namespace::Host)).unwrap().clone()
@@ -88,7 +101,7 @@ impl<H: Host> Stage<H> {
 
     /// The state of the host, read by the driver.
     pub(super) fn read(&mut self) -> ObservedNet {
-        let scope = PerNamespace::host(self.lab.scope());
+        let scope = self.reconciler.scope().clone();
         self.reconciler.driver().read(&scope).unwrap().get(Namespace::Host).unwrap().clone()
     }
 

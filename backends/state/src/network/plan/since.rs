@@ -1,14 +1,14 @@
 //! The keys that two desired states have differently. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
 
 use super::Key;
-use crate::{DesiredNet, Namespace, PerNamespace};
+use crate::{DesiredNet, LinkPlace, Namespace, PerNamespace};
 
-/// The keys whose desired values differ, if these are all in the tables that grow with the number of peers; `None` if anything else
-/// differs. Takes a time in proportion to the keys, if one state was made from the other.
+/// The keys whose desired values differ; `None` if what differs concerns all entries. Takes a time in proportion to the links, and to the keys in the
+/// tables that grow with the number of peers, if one state was made from the other.
 pub(super) fn changed_keys(
     before: &PerNamespace<DesiredNet>,
     after: &PerNamespace<DesiredNet>,
@@ -38,17 +38,32 @@ fn add_changed(keys: &mut BTreeSet<Key>, namespace: Namespace, before: &DesiredN
         route_form,
         settings,
     } = before;
-    let is_same = *links == after.links
-        && *addresses == after.addresses
-        && *route_form == after.route_form
-        && *settings == after.settings;
+    if *route_form != after.route_form {
+        return None;
+    }
+    for setting in changed_values(settings, &after.settings) {
+        // The host's forwarding sets that of all links.
+        setting.link()?;
+        keys.insert(Key::Setting(namespace, *setting));
+    }
+    let place = |name| LinkPlace { namespace, name };
+    keys.extend(changed_values(links, &after.links).map(|name| Key::Link(place(*name))));
+    keys.extend(addresses.symmetric_difference(&after.addresses).map(|key| Key::Address(namespace, *key)));
     keys.extend(changed_rows(fdb, &after.fdb).map(|key| Key::Fdb(namespace, *key)));
     keys.extend(changed_elements(flooding, &after.flooding).map(|key| Key::Flood(namespace, *key)));
     keys.extend(changed_rows(bridge_fdb, &after.bridge_fdb).map(|key| Key::BridgeFdb(namespace, *key)));
     keys.extend(changed_rows(neighbours, &after.neighbours).map(|key| Key::Neighbour(namespace, *key)));
     keys.extend(changed_rows(forwarding, &after.forwarding).map(|key| Key::Forward(*key)));
     keys.extend(changed_rows(routes, &after.routes).map(|key| Key::Route(namespace, *key)));
-    is_same.then_some(())
+    Some(())
+}
+
+fn changed_values<'a, K: Ord, V: PartialEq>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    let gone = before.keys().filter(|key| !after.contains_key(*key));
+    after.iter().filter(|(key, value)| before.get(*key) != Some(*value)).map(|(key, _)| key).chain(gone)
 }
 
 fn changed_rows<'a, K: Ord, V: PartialEq>(
