@@ -89,7 +89,7 @@ sim: ## the simulation with SEEDS=10000 seeds, or with one SEED=17 and all its s
 	$(if $(SEED),SIM_SEED=$(SEED),SIM_SEEDS=$(SEEDS)) $(CARGO) test --release --workspace --test sim -- --nocapture
 
 .PHONY: sim-planted
-sim-planted: deps ## plant fourteen bugs, one after the other; say by which seed the simulation finds each; minutes
+sim-planted: deps ## plant fifteen bugs, one after the other; say by which seed the simulation finds each; minutes
 	@tests/planted-bugs
 
 .PHONY: test-system

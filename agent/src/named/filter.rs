@@ -76,3 +76,6 @@ pub(super) fn alone(segment: &Segment) -> SegmentShare {
         ports: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod traced;

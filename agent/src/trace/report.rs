@@ -68,11 +68,17 @@ const fn kind_of_hop(hop: &Hop) -> &'static str {
     match hop {
         Hop::Arrived(_) => "arrived",
         Hop::LetIn(_) => "let-in",
+        Hop::Accepted(..) => "accepted",
         Hop::Route(..) => "route",
         Hop::Neighbour(..) => "neighbour",
         Hop::Fdb(..) => "fdb",
         Hop::Flooded(..) => "flooded",
         Hop::Forward(..) => "tunnel",
+        Hop::Answers { .. } => "answers",
+        Hop::BridgeFdb(..) => "bridge-fdb",
+        Hop::Behind(..) => "behind",
+        Hop::BridgeFloods(..) => "bridge-floods",
+        Hop::Masqueraded(_) => "masqueraded",
         Hop::Encapsulated(_) => "encapsulated",
         Hop::Decapsulated(..) => "decapsulated",
     }

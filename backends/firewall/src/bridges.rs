@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 use wire_net::{Family, LinkName, MacAddr};
 use wire_state::{
-    Attachment, DesiredNet, DesiredTable, Element, Hook, NeighbourKey, OurTable, Set, SetKind, TableFamily,
+    Attachment, DesiredNet, DesiredTable, Element, Hook, NeighbourKey, OurTable, SegmentPurpose as P, Set, SetKind,
+    TableFamily,
 };
 
 use super::{
@@ -152,19 +153,19 @@ pub(super) fn empty() -> DesiredTable {
     let no_source = |family| Match::Source(family, Addresses::Is(lowest(family)));
     let rules = [
         // A port whose container is not known yet, or not any more.
-        Rule::new("containers not known", [Match::FromLike("wp"), Match::From(Links::NotIn(PORTS))], dropped()),
-        Rule::new("hosts not known", [Match::FromLike("wv."), Match::From(Links::NotIn(PORTS))], dropped()),
-        Rule::new("not checked", [Match::From(Links::NotIn(PORTS))], [Action::Accept]),
+        Rule::new(P::UnknownContainers.words(), [Match::FromLike("wp"), Match::From(Links::NotIn(PORTS))], dropped()),
+        Rule::new(P::UnknownHosts.words(), [Match::FromLike("wv."), Match::From(Links::NotIn(PORTS))], dropped()),
+        Rule::new(P::NotChecked.words(), [Match::From(Links::NotIn(PORTS))], [Action::Accept]),
         Rule::new("tags", [Match::Tagged], dropped()),
-        Rule::new("senders v4", [Match::Sender(Family::V4, v4)], [Action::Accept]),
+        Rule::new(P::Senders(Family::V4).words(), [Match::Sender(Family::V4, v4)], [Action::Accept]),
         Rule::new("routers", [Match::Routers], dropped()),
         Rule::new("advertised", [Match::Advertised(Is::NotSo, v6)], dropped()),
-        Rule::new("senders v6", [Match::Sender(Family::V6, v6)], [Action::Accept]),
+        Rule::new(P::Senders(Family::V6).words(), [Match::Sender(Family::V6, v6)], [Action::Accept]),
         Rule::new("senders arp", [Match::ArpSender(v4)], [Action::Accept]),
         // Of no use to other hosts, where addresses are given out by us, and no sign of a forger.
-        Rule::new("no source v4", [Match::FromLike("wv."), no_source(Family::V4)], [Action::Drop]),
-        Rule::new("no source v6", [Match::FromLike("wv."), no_source(Family::V6)], [Action::Drop]),
-        Rule::new("forged", [], dropped()),
+        Rule::new(P::NoSource(Family::V4).words(), [Match::FromLike("wv."), no_source(Family::V4)], [Action::Drop]),
+        Rule::new(P::NoSource(Family::V6).words(), [Match::FromLike("wv."), no_source(Family::V6)], [Action::Drop]),
+        Rule::new(P::Forged.words(), [], dropped()),
     ];
     // Where the bridge receives a frame, before anything is learnt of it (`br_handle_frame` of net/bridge).
     add_chain(&mut table, "senders", Attachment::filter(Hook::Prerouting, -300), &rules);

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::OrdSet;
 use wire_net::Family;
-use wire_state::{Attachment, DesiredTable, Hook, Set, SetKind};
+use wire_state::{Attachment, DesiredTable, Hook, SegmentPurpose as P, Set, SetKind};
 
 use super::{
     family_rules::BRIDGES as CONTAINERS,
@@ -86,12 +86,12 @@ impl Foundation {
                 // A container that forges the address of a member is none.
                 let not_of_containers = Match::From(Links::NotIn(CONTAINERS));
                 let matches = [Match::VxlanTo(port), not_of_containers, Match::Vtep(family, vteps(family))];
-                Rule::new("members", matches, [Action::Accept])
+                Rule::new(P::Members.words(), matches, [Action::Accept])
             }));
             let elsewhere = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::OnlyPassing];
-            rules.push(Rule::new("only passing", elsewhere, [Action::Accept]));
+            rules.push(Rule::new(P::OnlyPassing.words(), elsewhere, [Action::Accept]));
             let others = [Match::VxlanTo(port), Match::VniIn(VNIS)];
-            rules.push(Rule::new("no members", others, [Action::CountIn(NO_MEMBERS), Action::Drop]));
+            rules.push(Rule::new(P::NoMembers.words(), others, [Action::CountIn(NO_MEMBERS), Action::Drop]));
         }
         rules
     }
@@ -118,9 +118,9 @@ fn forged(port: u16, outer: Family) -> [Rule; 3] {
     };
     // Offsets of the sources from the UDP header, in bits: 8 + 8 + 14 bytes, and then 12, 14 (RFC 826) and 8.
     [
-        rule("forged v4", 0x0800, 336, Family::V4),
+        rule(P::ForgedInside(Family::V4).words(), 0x0800, 336, Family::V4),
         rule("forged arp", 0x0806, 352, Family::V4),
-        rule("forged v6", 0x86dd, 304, Family::V6),
+        rule(P::ForgedInside(Family::V6).words(), 0x86dd, 304, Family::V6),
     ]
 }
 
@@ -131,22 +131,22 @@ fn crossing() -> Vec<Rule> {
     let (from, to) = (|| Match::FromLike(BRIDGES), || Match::ToLike(Is::So, BRIDGES));
     let between = |purpose, matches: [Match; 2]| Rule::new(purpose, matches, dropped());
     vec![
-        Rule::new("within a network", [Match::Between(WITHIN)], [Action::Accept]),
-        between("between networks", [from(), to()]),
-        Rule::new("out of an internal network", [Match::From(Links::In(INTERNAL))], dropped()),
-        Rule::new("into an internal network", [Match::ToIn(INTERNAL)], dropped()),
+        Rule::new(P::Within.words(), [Match::Between(WITHIN)], [Action::Accept]),
+        between(P::Between.words(), [from(), to()]),
+        Rule::new(P::OutOfInternal.words(), [Match::From(Links::In(INTERNAL))], dropped()),
+        Rule::new(P::IntoInternal.words(), [Match::ToIn(INTERNAL)], dropped()),
         Rule::new("published", [Match::Published], [Action::Accept]),
-        between("to a flat network", [from(), Match::ToIn(CONTAINERS)]),
-        between("from a flat network", [Match::From(Links::In(CONTAINERS)), to()]),
-        between("to a flat network elsewhere", [from(), Match::ToAnyOverlay]),
-        between("from a flat network elsewhere", [Match::FromAnyOverlay, to()]),
+        between(P::ToFlat.words(), [from(), Match::ToIn(CONTAINERS)]),
+        between(P::FromFlat.words(), [Match::From(Links::In(CONTAINERS)), to()]),
+        between(P::ToFlatElsewhere.words(), [from(), Match::ToAnyOverlay]),
+        between(P::FromFlatElsewhere.words(), [Match::FromAnyOverlay, to()]),
     ]
 }
 
 /// Packets that leave a network get this host's address.
 fn leaving() -> [Rule; 1] {
     let out = [Match::FromLike(BRIDGES), Match::ToLike(Is::NotSo, BRIDGES)];
-    [Rule::new("masquerade", out, [Action::Masquerade(SourcePort::Random)])]
+    [Rule::new(P::Masquerade.words(), out, [Action::Masquerade(SourcePort::Random)])]
 }
 
 pub(super) fn behind(outer: Family, inner: Family) -> String {

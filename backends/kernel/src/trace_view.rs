@@ -9,14 +9,14 @@ use std::{collections::BTreeMap, fs};
 use wire_net::{Family, LinkName};
 use wire_netlink::{Batch, Netlink};
 use wire_state::{
-    Address, DataplaneError, ObservedKind, ObservedLink, ObservedNet, Owner, ReversePath, Setting, Surroundings,
+    Address, DataplaneError, LinkId, ObservedKind, ObservedLink, ObservedNet, Owner, ReversePath, Setting, Surroundings,
 };
 
 use super::{
     decode::{self, Names, Namespaces, NeighbourEntry},
     encode, sysctl,
     uapi::iff,
-    underlay::is_overlay_device,
+    underlay::{is_overlay_device, is_segment_device},
 };
 
 /// All that a trace of packets looks at, of the network namespace of the thread that read it.
@@ -43,6 +43,7 @@ impl TraceView {
         }
         view.surroundings.rules.sort_by_key(|rule| (rule.family, rule.priority));
         view.read_fdb(&mut netlink, &names)?;
+        view.read_bridges(&mut netlink, &names)?;
         view.read_settings();
         Ok(view)
     }
@@ -116,6 +117,20 @@ impl TraceView {
         Ok(())
     }
 
+    /// Reads where the bridges of networks over several hosts send frames, also by what they have learnt.
+    fn read_bridges(&mut self, netlink: &mut Netlink, names: &Names) -> Result<(), DataplaneError> {
+        let is_segment =
+            |link: &LinkId| self.net.links.get(&link.name).is_some_and(|of| is_segment_bridge(link.name, of));
+        let is_port = |link: &&ObservedLink| link.master.as_ref().is_some_and(is_segment);
+        let ports: Vec<u32> = self.net.links.values().filter(is_port).map(|link| link.index).collect();
+        for index in ports {
+            let request = |batch: &mut Batch, flags| encode::list_neighbours(batch, flags, None, index);
+            let entries = netlink.dump("entries of a bridge", &request, |body| messages::bridge_entry(body, names))?;
+            self.net.bridge_fdb.extend(entries);
+        }
+        Ok(())
+    }
+
     fn read_settings(&mut self) {
         let host = Family::ALL.map(Setting::Forwarding);
         let links = self.net.links.keys().map(|link| Setting::LinkForwarding(Family::V4, *link));
@@ -133,6 +148,10 @@ impl TraceView {
         });
         self.surroundings.reverse_path = checked.collect();
     }
+}
+
+fn is_segment_bridge(name: LinkName, link: &ObservedLink) -> bool {
+    is_segment_device(name, link.kind.name()) && matches!(link.kind, ObservedKind::Bridge(_))
 }
 
 /// The flags of a link message (`struct ifinfomsg`).

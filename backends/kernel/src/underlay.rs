@@ -88,7 +88,7 @@ pub(crate) fn is_overlay_device(name: LinkName, kind: &str) -> bool {
 }
 
 /// True if a link is the bridge or the VXLAN device of a network over several hosts, by the names that this agent gives them.
-fn is_segment_device(name: LinkName, kind: &str) -> bool {
+pub(crate) fn is_segment_device(name: LinkName, kind: &str) -> bool {
     let vni = match kind {
         "bridge" => name.as_str().strip_prefix("wb."),
         "vxlan" => name.as_str().strip_prefix("wv."),

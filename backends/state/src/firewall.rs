@@ -26,7 +26,7 @@ pub use nftables::{
 pub use op::{CallChange, ChainChange, FirewallOp, SetChange};
 pub use others::{OperatorDrop, OtherFirewalls, OtherRules};
 pub use plan::Firewall;
-pub use purpose::Purpose;
+pub use purpose::{Purpose, SegmentPurpose};
 
 /// The rules that the packet filter should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

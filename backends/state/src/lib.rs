@@ -28,7 +28,7 @@ pub use firewall::{
     ChainTableKind, Creation, DesiredChain, DesiredFirewall, DesiredTable, Element, EmptyTables, Firewall, FirewallOp,
     FlannelRules, Flowtable, Hook, InternalBridge, InternalBridges, ObservedBaseChain, ObservedCall, ObservedChain,
     ObservedFirewall, ObservedRule, ObservedTable, OperatorDrop, OtherFirewalls, OtherRules, OurTable, Place, Position,
-    Purpose, Rule, Set, SetChange, SetKind, Table, TableFamily, TableName, names,
+    Purpose, Rule, SegmentPurpose, Set, SetChange, SetKind, Table, TableFamily, TableName, names,
 };
 pub use merge::{Clash, Share};
 pub use network::{

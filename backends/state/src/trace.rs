@@ -2,10 +2,12 @@
 //!
 //! Flow on one host: a packet comes in (`walk`: our filter, the check of its source), its route is looked up (`routes`), and it is delivered
 //! (`arrival`: taken out of its outer packet, if it has one) or leaves (`leaving`: neighbour, FDB, outer packet). Over several: `site`.
+//! In a network over several hosts it goes over a bridge (`bridge`, `segment`), judged by rules of its own (`segment_filter`).
 //!
 //! What decides and is not looked at is named in the trace ([`Gap`], [`Trace::not_looked_at`]).
 
 mod arrival;
+mod bridge;
 mod device;
 mod filter;
 mod host;
@@ -13,6 +15,8 @@ mod leaving;
 mod outcome;
 mod packet;
 mod routes;
+mod segment;
+mod segment_filter;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -32,7 +36,7 @@ pub use self::{
 pub enum Entry {
     /// A program of this host sends it.
     Here,
-    /// It comes in by this link.
+    /// It comes in by this link. At a port of the bridge of a network over several hosts, who is behind it sends it.
     Link(LinkName),
     /// It comes out of this overlay device, from an outer packet that was let in.
     Decapsulated(LinkName),

@@ -6,7 +6,7 @@ mod commands;
 mod document;
 mod end;
 mod records;
-mod walk;
+mod ways;
 
 use std::{
     cell::RefCell,

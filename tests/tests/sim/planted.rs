@@ -33,6 +33,6 @@ fn each_planted_bug_still_fits_the_source() {
 }
 
 #[test]
-fn fourteen_bugs_are_planted() {
-    assert_eq!(patches().len(), 14);
+fn fifteen_bugs_are_planted() {
+    assert_eq!(patches().len(), 15);
 }

@@ -8,8 +8,8 @@ use std::{
 use tokio::time::Instant;
 use wire_net::{LinkName, Prefix};
 use wire_state::{
-    Entry, HostRoute, HostState, ObservedFirewall, ObservedNet, Packet, RouteKey, Sending, Site, Surroundings,
-    trace_across,
+    Address, Entry, HostRoute, HostState, NextHop, ObservedFirewall, ObservedNet, Packet, RouteKey, Sending, Site,
+    Surroundings, trace_across,
 };
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 const MOST_PAIRS: usize = 600;
 
 /// All kernels at one moment.
-struct Kernels {
+pub(crate) struct Kernels {
     hosts: Vec<Held>,
     by_address: BTreeMap<IpAddr, usize>,
 }
@@ -48,7 +48,7 @@ impl Site for Kernels {
 }
 
 impl Kernels {
-    fn of(hosts: &[SimulatedHost]) -> Self {
+    pub(crate) fn of(hosts: &[SimulatedHost]) -> Self {
         let held = |host: &SimulatedHost| Held {
             net: host.parts.kernel.state(),
             surroundings: surroundings(host),
@@ -57,21 +57,39 @@ impl Kernels {
         let by_address = hosts.iter().enumerate().map(|(index, host)| (IpAddr::V4(host.address), index));
         Self { hosts: hosts.iter().map(held).collect(), by_address: by_address.collect() }
     }
+
+    /// The place of a host among all.
+    pub(crate) fn number(&self, host: &SimulatedHost) -> usize {
+        *self.by_address.get(&IpAddr::V4(host.address)).expect("one of the hosts")
+    }
+
+    /// The address of a host on the underlay.
+    pub(crate) fn address(&self, number: usize) -> IpAddr {
+        let found = self.by_address.iter().find(|(_, host)| **host == number);
+        *found.expect("one of the hosts").0
+    }
 }
 
-/// The addresses of a host on the underlay, and the networks that follow from them.
+/// The addresses of a host on the underlay, and the routes that a kernel makes of these and of all others.
 fn surroundings(host: &SimulatedHost) -> Surroundings {
     let address = IpAddr::V4(host.address);
     let underlay = Prefix::new(Ipv4Addr::new(192, 168, 0, 0).into(), 16).expect("a prefix");
     let routes = [
         (RouteKey { table: 255, ..RouteKey::main(Prefix::host(address)) }, HostRoute::Local),
-        (RouteKey::main(underlay), HostRoute::Via(wire_state::NextHop::Link(card()))),
+        (RouteKey::main(underlay), HostRoute::Via(NextHop::Link(card()))),
     ];
+    let own = host.parts.kernel.state().addresses;
     Surroundings {
         addresses: [(address, card())].into(),
-        routes: routes.into_iter().collect(),
+        routes: routes.into_iter().chain(own.iter().filter_map(route_of)).collect(),
         ..Surroundings::default()
     }
+}
+
+/// The route to the network of an address.
+fn route_of(Address { link, address, len }: &Address) -> Option<(RouteKey, HostRoute)> {
+    let prefix = Prefix::new(*address, *len).ok().filter(|prefix| *prefix != Prefix::host(*address))?;
+    Some((RouteKey::main(prefix), HostRoute::Via(NextHop::Link(*link))))
 }
 
 fn card() -> LinkName {

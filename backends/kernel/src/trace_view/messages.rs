@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_core::Emitable;
 use wire_net::{Family, LinkName, MacAddr, Prefix};
 use wire_netlink::attribute::{address as address_of, attributes, mac, number, text};
-use wire_state::{HostRoute, NeighbourKey, NextHop, PolicyRule, RouteKey, RuleAction};
+use wire_state::{BridgeFdbKey, HostRoute, NeighbourKey, NextHop, PolicyRule, RouteKey, RuleAction};
 
 use crate::{
     decode::{self, Names, RouteFields},
@@ -55,6 +55,14 @@ pub(super) fn neighbour(body: &[u8], names: &Names) -> Option<(NeighbourKey, Mac
     }
     let found = attributes(body.get(12..)?).find(|(kind, _)| *kind == nda::LLADDR).and_then(|(_, value)| mac(value));
     Some((decode::neighbour_key(body, names)?, found?))
+}
+
+/// An entry in the FDB of a bridge that leads to a port of it, static or learnt. Those of the host's own MACs do not.
+pub(super) fn bridge_entry(body: &[u8], names: &Names) -> Option<(BridgeFdbKey, LinkName)> {
+    let state = u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?);
+    let entry = decode::BridgeEntry::decode(body, names)?;
+    (state & nda::NUD_PERMANENT == 0).then_some(())?;
+    Some((entry.key, *names.get(&entry.port)?))
 }
 
 /// A route as it was read.

@@ -46,13 +46,18 @@ impl TableFamily {
     pub const ALL: [Self; 2] = [Self::Inet, Self::Bridge];
 }
 
+impl fmt::Display for TableFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        })
+    }
+}
+
 impl fmt::Display for OurTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = match self.family {
-            TableFamily::Inet => "inet",
-            TableFamily::Bridge => "bridge",
-        };
-        write!(f, "{family} {}", table_of(&self.network))
+        write!(f, "{} {}", self.family, table_of(&self.network))
     }
 }
 

@@ -2,9 +2,13 @@
 //!
 //! The kernel holds a rule's purpose in its mark, so what a rule does is known without its text.
 
+mod segment;
+
 use std::fmt;
 
 use wire_net::Family;
+
+pub use self::segment::SegmentPurpose;
 
 use super::ObservedRule;
 
@@ -93,10 +97,15 @@ impl Purpose {
     /// The purpose of a rule that was read; `None` for a rule that decides nothing, or is not as we wrote it.
     #[must_use]
     pub fn of(rule: &ObservedRule) -> Option<Self> {
-        let ObservedRule::Marked(mark) = rule else { return None };
-        let (words, _checksum) = mark.rsplit_once(' ')?;
+        let words = words_of(rule)?;
         Self::ALL.into_iter().find(|purpose| purpose.words() == words)
     }
+}
+
+/// The words of a rule's mark; `None` for a rule that is not as we wrote it.
+fn words_of(rule: &ObservedRule) -> Option<&str> {
+    let ObservedRule::Marked(mark) = rule else { return None };
+    mark.rsplit_once(' ').map(|(words, _checksum)| words)
 }
 
 impl fmt::Display for Purpose {

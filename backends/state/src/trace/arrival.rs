@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use wire_net::{Family, LinkName};
 
 use super::{
+    bridge::Frame,
     device::{Checks, OverlayDevice},
     filter::{ENCAPSULATED_IN, Incoming},
     outcome::{Gap, Hop, Outcome, Reason},
-    packet::{Encapsulated, Packet},
+    packet::{Encapsulated, Packet, VxlanHeader},
     walk::{Step, Walk},
 };
 use crate::{Forward, ForwardKey, ObservedKind, ReceiveFlag};
@@ -23,8 +24,9 @@ impl<'a> Walk<'a> {
         let let_in = let_in
             || inner.header.is_none() && self.filter(&Incoming { packet: outer, link, let_in }, ENCAPSULATED_IN)?;
         let device = self.receiver(outer, inner)?;
+        let bridge = self.host.bridge_of(device.name);
         if let Some(header) = inner.header {
-            if device.mac != Some(header.destination) && !self.takes_all_frames(device) {
+            if bridge.is_none() && device.mac != Some(header.destination) && !self.takes_all_frames(device) {
                 return Err(Reason::OtherMac { link: device.name, mac: header.destination }.into());
             }
             // `vxlan_set_mac` of drivers/net/vxlan takes such a frame for one of its own that has come back.
@@ -33,6 +35,9 @@ impl<'a> Walk<'a> {
             }
         }
         self.hops.push(Hop::Decapsulated(device.name, inner.packet.clone()));
+        if let Some((bridge, VxlanHeader { source, destination, .. })) = bridge.zip(inner.header) {
+            return self.at_port(Frame { packet: &inner.packet, source, destination }, device.name, bridge);
+        }
         if let Some(checks) = device.checks {
             self.check_inner(outer, &inner.packet, device, checks)?;
         }

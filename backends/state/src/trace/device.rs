@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wire_net::{Family, LinkName, MacAddr, Prefix, Vni};
 
-use super::{host::HostState, packet::Packet};
+use super::{host::HostState, packet::Packet, segment::is_overlay};
 use crate::{Framing, ObservedKind, ObservedLink, Owner};
 
 /// A device that encapsulates packets.
@@ -37,9 +37,9 @@ impl<'a> HostState<'a> {
         self.links().filter_map(|(name, link)| OverlayDevice::of(name, link))
     }
 
-    /// Those of ours. The rules of our table concern only these.
+    /// Those of ours but for networks over several hosts. The rules about flat networks concern only these.
     pub(super) fn our_devices(&self) -> impl Iterator<Item = OverlayDevice<'a>> + use<'a> {
-        self.devices().filter(|device| device.link.owner == Owner::Ours)
+        self.devices().filter(|device| device.link.owner == Owner::Ours && !is_overlay(device.name))
     }
 }
 

@@ -14,15 +14,34 @@ use super::{
     routes::{Found, Query},
     walk::{Step, Walk},
 };
-use crate::{Attachment, ChainPolicy, Element, Hook, ObservedBaseChain, ObservedRule, ObservedTable, Purpose, SetKind};
+use crate::{
+    Attachment, ChainPolicy, Element, Hook, ObservedBaseChain, ObservedRule, ObservedTable, Purpose, SetKind,
+    TableFamily,
+};
 
 /// The chain that sees packets as they come in.
 pub(super) const ARRIVING: &str = "arriving";
 /// The chain that sees outer packets without a VXLAN header, as they come to this host.
 pub(super) const ENCAPSULATED_IN: &str = "encapsulated-in";
 
+/// The set of links with containers of flat networks.
+pub(super) const CONTAINERS: &str = "bridges";
+
 /// `NFT_TABLE_F_DORMANT` of linux/netfilter/nf_tables.h: the kernel skips the table.
 const DORMANT: u32 = 1;
+
+/// A chain of our tables, and where our policy puts it in the kernel.
+pub(super) struct Place {
+    pub(super) family: TableFamily,
+    pub(super) name: &'static str,
+    pub(super) attachment: Attachment,
+}
+
+impl Place {
+    pub(super) const fn inet(name: &'static str, attachment: Attachment) -> Self {
+        Self { family: TableFamily::Inet, name, attachment }
+    }
+}
 
 /// A packet that comes in.
 pub(super) struct Incoming<'a> {
@@ -40,25 +59,43 @@ enum Verdict {
     DroppedByPolicy,
 }
 
+impl<'a> Walk<'a> {
+    /// A chain of ours that the kernel calls; `None` if it does not, or if it was not read.
+    pub(super) fn chain(&mut self, place: &Place) -> Option<(&'a ObservedTable, &'a ObservedBaseChain)> {
+        let Place { family, name, attachment } = *place;
+        let Some(firewall) = self.host.firewall else {
+            self.not_looked_at("the packet filter of this host");
+            return None;
+        };
+        let table = match family {
+            TableFamily::Inet => firewall.table.as_ref(),
+            TableFamily::Bridge => firewall.bridge.as_ref(),
+        };
+        let table = table.filter(|table| table.flags & DORMANT == 0)?;
+        let chain = table.chains.get(name)?;
+        if chain.attachment != Some(attachment) {
+            self.not_looked_at(&format!(
+                "chain {name} of table {family} wire-agent, which is not called as we call it"
+            ));
+            return None;
+        }
+        if chain.rules.iter().any(|rule| !matches!(rule, ObservedRule::Marked(_))) {
+            self.not_looked_at(&format!("rules of others in chain {name} of table {family} wire-agent"));
+        }
+        Some((table, chain))
+    }
+}
+
 impl Walk<'_> {
     /// Lets our table judge a packet that comes in. Tells whether a rule has let it in.
     pub(super) fn filter(&mut self, incoming: &Incoming<'_>, chain_name: &'static str) -> Step<bool> {
         let host = self.host;
-        let Some(firewall) = host.firewall else {
-            self.not_looked_at("the packet filter of this host");
-            return Ok(false);
+        let attachment = if chain_name == ARRIVING {
+            Attachment::filter(Hook::Prerouting, -310)
+        } else {
+            Attachment::filter(Hook::Input, -10)
         };
-        let Some(table) = firewall.table.as_ref().filter(|table| table.flags & DORMANT == 0) else { return Ok(false) };
-        let Some(chain) = table.chains.get(chain_name) else { return Ok(false) };
-        if !is_called(chain, chain_name) {
-            self.not_looked_at(&format!(
-                "chain {chain_name} of table inet wire-agent, which is not called as we call it"
-            ));
-            return Ok(false);
-        }
-        if chain.rules.iter().any(|rule| !matches!(rule, ObservedRule::Marked(_))) {
-            self.not_looked_at(&format!("rules of others in chain {chain_name} of table inet wire-agent"));
-        }
+        let Some((table, chain)) = self.chain(&Place::inet(chain_name, attachment)) else { return Ok(false) };
         if chain_name == ARRIVING && self.lacks_direct(chain, incoming) {
             self.not_looked_at("the sources of packets without encapsulation, since this host's subnet is not known");
         }
@@ -72,7 +109,7 @@ impl Walk<'_> {
                 Ok(true)
             }
             Verdict::Dropped(purpose) => Err(Reason::Rule { chain: chain_name, purpose }.into()),
-            Verdict::DroppedByPolicy => Err(Reason::Policy { chain: chain_name }.into()),
+            Verdict::DroppedByPolicy => Err(Reason::Policy { table: TableFamily::Inet, chain: chain_name }.into()),
         }
     }
 }
@@ -85,16 +122,6 @@ impl Walk<'_> {
         let known = self.host.surroundings.direct.iter().any(|network| network.own.family() == family);
         judged && !known && !self.host.our_devices().any(|device| device.name == incoming.link)
     }
-}
-
-/// Whether the kernel calls a chain where our policy puts it.
-fn is_called(chain: &ObservedBaseChain, name: &str) -> bool {
-    let place = if name == ARRIVING {
-        Attachment::filter(Hook::Prerouting, -310)
-    } else {
-        Attachment::filter(Hook::Input, -10)
-    };
-    chain.attachment == Some(place)
 }
 
 /// A packet before one chain of our table.
@@ -196,8 +223,8 @@ impl Judge<'_> {
     }
 
     fn is_on_container_link(&self) -> bool {
-        let is_in = |kind| kind == SetKind::Links;
-        self.sets(is_in).any(|elements| elements.contains(&Element::Link(self.incoming.link)))
+        let links = self.table.sets.get(CONTAINERS);
+        links.is_some_and(|links| links.elements.contains(&Element::Link(self.incoming.link)))
     }
 
     /// Whether packets to its source leave by that link.

@@ -175,6 +175,9 @@ impl<'a> HostState<'a> {
             Found::Local => Some(Entry::Here),
             Found::Hop(_, hop) => {
                 let link = hop.link()?;
+                if self.segment_bridge(link).is_some() {
+                    return self.entry_on(link, source);
+                }
                 let is_overlay = self.our_devices().any(|device| device.name == link);
                 Some(if is_overlay { Entry::Decapsulated(link) } else { Entry::Link(link) })
             }

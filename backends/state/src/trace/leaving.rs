@@ -39,6 +39,9 @@ impl<'a> Walk<'a> {
         };
         self.expect_up(link)?;
         let host = self.host;
+        if let Some(bridge) = host.segment_bridge(link) {
+            return self.onto_bridge(packet, bridge, next_hop);
+        }
         let kind = host.link(link).map(|link| &link.kind).ok_or(Reason::NoLink(link))?;
         match kind {
             ObservedKind::Vxlan(vxlan) => self.by_vxlan(packet, link, vxlan, next_hop),
@@ -70,9 +73,19 @@ impl<'a> Walk<'a> {
             return Err(if can_ask { Gap::Asked(key).into() } else { Reason::NoNeighbour(key).into() });
         };
         self.hops.push(Hop::Neighbour(key, mac));
-        let FdbTarget { to, port } = self.host_behind(link, vxlan, mac)?;
         let source = self.host.link(link).and_then(|link| link.mac);
-        let header = VxlanHeader { vni: vxlan.vni, source, destination: mac };
+        self.encapsulate(packet, link, vxlan, VxlanHeader { vni: vxlan.vni, source, destination: mac })
+    }
+
+    /// Sends a packet with these inner MACs to the host that the device has for the destination.
+    pub(super) fn encapsulate(
+        &mut self,
+        packet: &Packet,
+        link: LinkName,
+        vxlan: &ObservedVxlan,
+        header: VxlanHeader,
+    ) -> Step<Outcome> {
+        let FdbTarget { to, port } = self.host_behind(link, vxlan, header.destination)?;
         let inner = Encapsulated { header: Some(header), packet: packet.clone() };
         let path = OuterPath { link, from: vxlan.local, to, port: Some(port.unwrap_or(vxlan.port)) };
         self.send_outer(inner, path)
@@ -102,7 +115,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The hosts to which frames without an FDB entry are flooded.
-    fn flooded(&self, link: LinkName) -> impl Iterator<Item = &'a FloodEntry> + use<'a> {
+    pub(super) fn flooded(&self, link: LinkName) -> impl Iterator<Item = &'a FloodEntry> + use<'a> {
         let first = FloodEntry { link, mac: ANY, to: IpAddr::from([0; 4]), by: FloodPath::default() };
         let entries = self.host.net.flooding.range(first..);
         entries.take_while(move |entry| entry.link == link && entry.mac == ANY)

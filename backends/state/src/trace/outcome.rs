@@ -5,7 +5,10 @@ use std::{fmt, net::IpAddr};
 use wire_net::{LinkName, MacAddr, Prefix, Vni};
 
 use super::packet::Packet;
-use crate::{FdbKey, FdbTarget, Forward, ForwardKey, NeighbourKey, NextHop, Purpose, RouteKey, Setting};
+use crate::{
+    BridgeFdbKey, FdbKey, FdbTarget, Forward, ForwardKey, NeighbourKey, NextHop, Purpose, RouteKey, SegmentPurpose,
+    Setting, TableFamily,
+};
 
 /// A step of a packet on one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub enum Hop {
     Arrived(LinkName),
     /// A rule of ours lets it in.
     LetIn(Purpose),
+    /// A rule about networks over several hosts, of our table of that family, lets it pass.
+    Accepted(TableFamily, SegmentPurpose),
     /// Its route.
     Route(RouteKey, NextHop),
     /// The MAC of the next hop.
@@ -26,6 +31,23 @@ pub enum Hop {
     Forward(ForwardKey, Forward),
     /// The outer packet.
     Encapsulated(Packet),
+    /// A container behind a port of a bridge has the next address.
+    Answers {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: LinkName,
+        /// The container's MAC.
+        mac: MacAddr,
+    },
+    /// The port of a bridge that the destination is behind.
+    BridgeFdb(BridgeFdbKey, LinkName),
+    /// The port of the container with that MAC, which the bridge has not learnt yet.
+    Behind(BridgeFdbKey, LinkName),
+    /// The port by which a frame leaves that the bridge floods.
+    BridgeFloods(BridgeFdbKey, LinkName),
+    /// It gets this source.
+    Masqueraded(IpAddr),
     /// A device takes the inner packet out.
     Decapsulated(LinkName, Packet),
 }
@@ -50,6 +72,8 @@ pub enum Delivery {
     Here(IpAddr),
     /// A neighbour on a link of this host, as a container is.
     OnLink(LinkName, IpAddr),
+    /// A container behind this port of a bridge.
+    AtPort(LinkName, IpAddr),
 }
 
 /// A packet that leaves a host.
@@ -88,6 +112,10 @@ pub enum Reason {
     NoNeighbour(NeighbourKey),
     /// No host is known behind the MAC.
     NoFdb(FdbKey),
+    /// No port of a bridge is known for the MAC, and the bridge floods such frames to no other host.
+    NoBridgeFdb(BridgeFdbKey),
+    /// The entry of the bridge leads to the port that the frame came by.
+    BackToPort(BridgeFdbKey, LinkName),
     /// The tunnel knows no host for the destination.
     NoForward(LinkName, IpAddr),
     /// The outer packet would be sent into the same device.
@@ -99,8 +127,19 @@ pub enum Reason {
         /// Its purpose.
         purpose: Purpose,
     },
+    /// A rule about networks over several hosts drops it.
+    SegmentRule {
+        /// The family of our table.
+        table: TableFamily,
+        /// Its chain.
+        chain: &'static str,
+        /// Its purpose.
+        purpose: SegmentPurpose,
+    },
     /// The policy of a chain of our table drops it.
     Policy {
+        /// The family of our table.
+        table: TableFamily,
         /// The chain.
         chain: &'static str,
     },
@@ -170,12 +209,22 @@ impl fmt::Display for Hop {
         match self {
             Self::Arrived(link) => write!(f, "comes in by {link}"),
             Self::LetIn(purpose) => write!(f, "rule '{purpose}' of table inet wire-agent lets it in"),
+            Self::Accepted(table, purpose) => write!(f, "rule '{purpose}' of table {table} wire-agent lets it pass"),
             Self::Route(key, hop) => write!(f, "route {key} {hop}"),
             Self::Neighbour(key, mac) => write!(f, "neighbour {} on {} has MAC {mac}", key.address, key.link),
             Self::Fdb(key, to) => write!(f, "FDB entry of {} on {} leads to host {to}", key.mac, key.link),
             Self::Flooded(link, to) => write!(f, "{link} floods frames without an FDB entry to host {to}"),
             Self::Forward(key, forward) => write!(f, "tunnel {} has {} {forward}", key.link, key.destination),
             Self::Encapsulated(packet) => write!(f, "outer packet {packet}"),
+            Self::Answers { address, port, mac } => write!(f, "{address} is behind {port} and has MAC {mac}"),
+            Self::BridgeFdb(key, port) => {
+                write!(f, "FDB entry of {} on bridge {} leads to {port}", key.mac, key.bridge)
+            }
+            Self::Behind(key, port) => write!(f, "the container with MAC {} is behind {port}", key.mac),
+            Self::BridgeFloods(key, port) => {
+                write!(f, "bridge {} has no FDB entry of {}, and floods the frame to {port} too", key.bridge, key.mac)
+            }
+            Self::Masqueraded(source) => write!(f, "masqueraded: it gets the source {source}"),
             Self::Decapsulated(link, packet) => write!(f, "{link} takes out the inner packet {packet}"),
         }
     }
@@ -186,6 +235,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::Delivered(Delivery::Here(address)) => write!(f, "delivered: {address} is an address of this host"),
             Self::Delivered(Delivery::OnLink(link, address)) => write!(f, "delivered to {address} on {link}"),
+            Self::Delivered(Delivery::AtPort(port, address)) => write!(f, "delivered to {address} behind {port}"),
             Self::Sent(Sending { link, next_hop, mac, .. }) => {
                 write!(f, "sent to {next_hop} by {link}")?;
                 match mac {
@@ -216,12 +266,23 @@ impl fmt::Display for Reason {
             }
             Self::NoNeighbour(key) => write!(f, "no neighbour entry for {} on {}", key.address, key.link),
             Self::NoFdb(key) => write!(f, "no FDB entry for {} on {}", key.mac, key.link),
+            Self::NoBridgeFdb(key) => {
+                write!(f, "no FDB entry for {} on bridge {}, and no container has it", key.mac, key.bridge)
+            }
+            Self::BackToPort(key, port) => {
+                write!(f, "FDB entry of {} on bridge {} leads back to {port}", key.mac, key.bridge)
+            }
             Self::NoForward(link, address) => write!(f, "tunnel {link} knows no host for {address}"),
             Self::Circle(link) => write!(f, "the route of the outer packet leads into {link} again"),
             Self::Rule { chain, purpose } => {
                 write!(f, "rule '{purpose}' in chain {chain} of table inet wire-agent drops it")
             }
-            Self::Policy { chain } => write!(f, "the policy of chain {chain} of table inet wire-agent drops it"),
+            Self::SegmentRule { table, chain, purpose } => {
+                write!(f, "rule '{purpose}' in chain {chain} of table {table} wire-agent drops it")
+            }
+            Self::Policy { table, chain } => {
+                write!(f, "the policy of chain {chain} of table {table} wire-agent drops it")
+            }
             Self::NoDevice { port, vni } => {
                 match port {
                     Some(port) => write!(f, "no device takes packets to UDP port {port}")?,

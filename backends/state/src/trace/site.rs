@@ -111,7 +111,9 @@ fn onward(outcome: &Outcome, packet: &Packet, host: &HostState<'_>) -> Option<Se
             let packet = innermost(packet, *next_hop).clone();
             Some(Sending { link: *link, next_hop: *next_hop, mac, packet })
         }
-        Outcome::Delivered(Delivery::Here(_)) | Outcome::Dropped(_) | Outcome::Unknown(_) => None,
+        Outcome::Delivered(Delivery::Here(_) | Delivery::AtPort(..)) | Outcome::Dropped(_) | Outcome::Unknown(_) => {
+            None
+        }
     }
 }
 

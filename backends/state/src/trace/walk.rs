@@ -50,7 +50,16 @@ impl<'a> Walk<'a> {
     pub(super) fn arrive(&mut self, packet: &Packet, link: LinkName, let_in: bool) -> Step<Outcome> {
         self.hops.push(Hop::Arrived(link));
         self.expect_up(link)?;
+        match self.host.bridge_of(link) {
+            Some(bridge) => self.from_port(packet, link, bridge),
+            None => self.take_in(packet, link, let_in),
+        }
+    }
+
+    /// Follows a packet that a link which is up hands to the host.
+    pub(super) fn take_in(&mut self, packet: &Packet, link: LinkName, let_in: bool) -> Step<Outcome> {
         let let_in = self.filter(&Incoming { packet, link, let_in }, ARRIVING)?;
+        self.judge_member(packet, link)?;
         self.check_source(packet, link)?;
         if packet.inner.is_some()
             && let Found::Local = self.host.route(&query(packet, Some(link)))
@@ -74,11 +83,17 @@ impl<'a> Walk<'a> {
             Found::Nothing => return Err(Reason::NoRoute(destination).into()),
             Found::Unclear(what) => return Err(Gap::Route(what).into()),
         };
-        if let Some(link) = incoming {
-            self.expect_forwarding(Family::of(destination), link)?;
-        }
+        let Some(link) = incoming else {
+            self.hops.push(Hop::Route(key, hop));
+            return self.leave(packet, hop);
+        };
+        self.expect_forwarding(Family::of(destination), link)?;
         self.hops.push(Hop::Route(key, hop));
-        self.leave(packet, hop)
+        let Some(out) = hop.link() else { return self.leave(packet, hop) };
+        self.judge_crossing(link, out)?;
+        let Some(source) = self.masqueraded(packet.source, link, out) else { return self.leave(packet, hop) };
+        self.hops.push(Hop::Masqueraded(source));
+        self.leave(&Packet { source, ..packet.clone() }, hop)
     }
 
     pub(super) fn expect_up(&mut self, link: LinkName) -> Step<()> {

@@ -134,7 +134,7 @@ fn expected_arrival(journey: &Journey<usize>, direction: &Direction<'_>) -> Resu
         Outcome::Delivered(Delivery::OnLink(_, address)) => {
             Ok(*host == direction.to.host && *address == direction.to.container)
         }
-        Outcome::Delivered(Delivery::Here(_)) | Outcome::Dropped(_) => Ok(false),
+        Outcome::Delivered(Delivery::Here(_) | Delivery::AtPort(..)) | Outcome::Dropped(_) => Ok(false),
         Outcome::Sent(_) | Outcome::Unknown(_) => Err(LabError::Wrong(format!("{journey:?}"))),
     }
 }

@@ -146,6 +146,12 @@ fn by_trace(host: &HostState<'_>, entry: &Entry, from: IpAddr, to: IpAddr) -> Re
         Hop::Route(_, NextHop::Blackhole)
         | Hop::Arrived(_)
         | Hop::LetIn(_)
+        | Hop::Accepted(..)
+        | Hop::Answers { .. }
+        | Hop::BridgeFdb(..)
+        | Hop::Behind(..)
+        | Hop::BridgeFloods(..)
+        | Hop::Masqueraded(_)
         | Hop::Neighbour(..)
         | Hop::Fdb(..)
         | Hop::Flooded(..)

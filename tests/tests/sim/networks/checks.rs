@@ -7,13 +7,11 @@ use std::{
 
 use tokio::time::Instant;
 use wire_net::{LinkName, NetworkName, Prefix};
-use wire_state::ObservedNet;
 
 use super::{
     FOLLOWED, Networks, Wish,
     document::{Document, Held},
-    records::{Entries, Records},
-    walk::{devices, walk},
+    records::{Entries, Records, devices},
 };
 use crate::{
     checks::Whom,
@@ -21,14 +19,11 @@ use crate::{
     world::{Broken, World},
 };
 
-/// The most pairs that are tried in a network at a time: in larger worlds some are drawn.
-const MOST_PAIRS: usize = 200;
-
 /// A host's part in a network that it has joined, and that nothing is said to be wrong with.
-struct Part<'a> {
-    host: &'a SimulatedHost,
-    name: NetworkName,
-    held: Held,
+pub(super) struct Part<'a> {
+    pub(super) host: &'a SimulatedHost,
+    pub(super) name: NetworkName,
+    pub(super) held: Held,
 }
 
 impl Part<'_> {
@@ -113,29 +108,6 @@ impl World {
             // A network that is joined at this moment is in the kernel only once it is on disk.
             if let Some(left) = net.links.keys().filter(is_named).find(|link| !known.contains(link)) {
                 return Err(Broken(format!("host {} has {left}, and no part in such a network", host.number)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Each host of a network reaches each other there, and nobody elsewhere.
-    fn check_ways(&self, parts: &[Part<'_>]) -> Result<(), Broken> {
-        let kernels: BTreeMap<IpAddr, ObservedNet> =
-            self.hosts.iter().map(|host| (host.address.into(), host.parts.kernel.state())).collect();
-        let all = parts.len() * parts.len();
-        for pair in 0..all.min(MOST_PAIRS) {
-            let pair = if all <= MOST_PAIRS { pair } else { self.networks.random.index(all) };
-            let (from, to) = (&parts[pair / parts.len()], &parts[pair % parts.len()]);
-            if from.host.number == to.host.number {
-                continue;
-            }
-            for address in &to.held.own {
-                let end = walk(&kernels, from.public(), from.held.vni, *address);
-                let is_right = if from.name == to.name { end == Ok(to.public()) } else { end.is_err() };
-                if !is_right {
-                    let (from, to) = ((from.host.number, &from.name), (to.host.number, &to.name));
-                    return Err(Broken(format!("a packet from {from:?} to {address} of {to:?}: {end:?}")));
-                }
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wire_net::{AddressKey, BlockKey, Family, KeyPrefix, MacAddr, MemberKey, NetworkName, Prefix};
+use wire_net::{AddressKey, BlockKey, Family, KeyPrefix, LinkName, MacAddr, MemberKey, NetworkName, Prefix};
 use wire_state::{BridgeFdbKey, FdbTarget, ObservedNet};
 
 use crate::world::World;
@@ -155,7 +155,7 @@ fn is_usable(pool: Prefix, address: IpAddr) -> bool {
 impl Entries {
     /// The entries of a kernel on the devices of a network.
     pub(super) fn found(net: &ObservedNet, vni: u32) -> Self {
-        let (bridge, overlay) = super::walk::devices(vni);
+        let (bridge, overlay) = devices(vni);
         let of_bridge = |(key, _): &(&BridgeFdbKey, _)| key.bridge == bridge;
         let neighbours = net.neighbours.iter().filter(|(key, _)| key.link == bridge);
         let fdb = net.fdb.iter().filter(|(key, _)| key.link == overlay);
@@ -183,4 +183,10 @@ impl Entries {
 fn differs<K: Ord + Copy, V: PartialEq>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> Option<K> {
     let keys = one.keys().chain(other.keys());
     keys.copied().find(|key| one.get(key) != other.get(key))
+}
+
+/// The bridge and the VXLAN device of a network.
+pub(super) fn devices(vni: u32) -> (LinkName, LinkName) {
+    let name = |kind: &str| format!("{kind}.{vni}").parse().expect("a name of a link");
+    (name("wb"), name("wv"))
 }

@@ -1,0 +1,242 @@
+//! The verdicts of our rules about networks over several hosts, from the rules and sets that the kernel holds: about encapsulated packets, about
+//! frames at the ports of bridges, and about what goes from one link to another.
+
+use std::net::IpAddr;
+
+use wire_net::{Family, LinkName};
+
+use super::{
+    bridge::Frame,
+    filter::{CONTAINERS, Place},
+    outcome::{Hop, Reason},
+    packet::{Encapsulated, Packet, VxlanHeader},
+    segment::{BRIDGES, OVERLAYS, is_overlay},
+    walk::{Step, Walk},
+};
+use crate::{Attachment, ChainPolicy, Element, Hook, ObservedTable, SegmentPurpose, SetKind, TableFamily};
+
+/// Judges encapsulated packets that come in.
+const MEMBERS: Place = Place::inet("segments-in", Attachment::filter(Hook::Prerouting, -309));
+/// Judges packets that go from one link to another.
+const THROUGH: Place = Place::inet("segments-through", Attachment::filter(Hook::Forward, -10));
+/// Changes sources of packets that leave a network.
+const OUT: Place = Place::inet("segments-out", Attachment::nat(Hook::Postrouting, 98));
+/// Judges frames that come in at ports.
+const SENDERS: Place =
+    Place { family: TableFamily::Bridge, name: "senders", attachment: Attachment::filter(Hook::Prerouting, -300) };
+
+/// The bridges from which nothing leads out.
+const INTERNAL: &str = "segment-internal";
+/// The ports whose senders are checked.
+const PORTS: &str = "ports";
+/// The beginning of the names of ports of containers.
+const CONTAINER_PORTS: &str = "wp";
+/// The beginning of the names of devices of flat networks.
+const FLAT: &str = "flannel";
+
+/// What a rule does with a packet that it matches.
+enum Verdict {
+    Accepted,
+    Dropped,
+}
+
+impl Walk<'_> {
+    /// Judges an encapsulated packet that comes in by a link: of a network over several hosts, its members alone may send.
+    pub(super) fn judge_member(&mut self, packet: &Packet, link: LinkName) -> Step<()> {
+        let Some(Encapsulated { header: Some(header), packet: inner }) = packet.inner.as_deref() else {
+            return Ok(());
+        };
+        let is_ours = self.host.devices().any(|device| is_overlay(device.name) && device.port == packet.udp_port);
+        if !is_ours {
+            return Ok(());
+        }
+        let is_local = self.host.link_of(packet.destination).is_some();
+        self.judge(&MEMBERS, |table, purpose| {
+            let outer = Outer { table, packet, header, inner, link, is_local };
+            outer.verdict(purpose)
+        })
+    }
+
+    /// Judges a frame that comes in at a port of a bridge.
+    pub(super) fn judge_sender(&mut self, frame: &Frame<'_>, port: LinkName) -> Step<()> {
+        self.judge(&SENDERS, |table, purpose| at_port(table, frame, port, purpose))
+    }
+
+    /// Judges a packet that is forwarded.
+    pub(super) fn judge_crossing(&mut self, from: LinkName, to: LinkName) -> Step<()> {
+        self.judge(&THROUGH, |table, purpose| crossing(table, from, to, purpose))
+    }
+
+    /// The source that a forwarded packet leaves with.
+    pub(super) fn masqueraded(&mut self, source: IpAddr, from: LinkName, to: LinkName) -> Option<IpAddr> {
+        if !from.as_str().starts_with(BRIDGES) || to.as_str().starts_with(BRIDGES) {
+            return None;
+        }
+        let (_, chain) = self.chain(&OUT)?;
+        let mut purposes = chain.rules.iter().filter_map(SegmentPurpose::of);
+        purposes.find(|purpose| *purpose == SegmentPurpose::Masquerade)?;
+        self.host.address_on(to, Family::of(source))
+    }
+
+    /// Asks the rules of a chain in their order.
+    fn judge(
+        &mut self,
+        place: &Place,
+        verdict: impl Fn(&ObservedTable, SegmentPurpose) -> Option<Verdict>,
+    ) -> Step<()> {
+        let Some((table, chain)) = self.chain(place) else { return Ok(()) };
+        let (table_family, name) = (place.family, place.name);
+        for purpose in chain.rules.iter().filter_map(SegmentPurpose::of) {
+            match verdict(table, purpose) {
+                Some(Verdict::Accepted) => {
+                    self.hops.push(Hop::Accepted(table_family, purpose));
+                    return Ok(());
+                }
+                Some(Verdict::Dropped) => {
+                    return Err(Reason::SegmentRule { table: table_family, chain: name, purpose }.into());
+                }
+                None => {}
+            }
+        }
+        match chain.policy {
+            ChainPolicy::Accept => Ok(()),
+            ChainPolicy::Drop => Err(Reason::Policy { table: table_family, chain: name }.into()),
+        }
+    }
+}
+
+/// An encapsulated packet before the rules about members.
+struct Outer<'a> {
+    table: &'a ObservedTable,
+    packet: &'a Packet,
+    header: &'a VxlanHeader,
+    inner: &'a Packet,
+    link: LinkName,
+    is_local: bool,
+}
+
+impl Outer<'_> {
+    fn verdict(&self, purpose: SegmentPurpose) -> Option<Verdict> {
+        use SegmentPurpose as P;
+        let is_of_network = has(self.table, |kind| kind == SetKind::Vnis, &Element::Vni(self.header.vni));
+        match purpose {
+            P::ForgedInside(family) if family == Family::of(self.inner.source) => {
+                (self.is_of_member() && !self.is_behind(family)).then_some(Verdict::Dropped)
+            }
+            P::Members => (self.is_of_member() && !self.is_of_container()).then_some(Verdict::Accepted),
+            P::OnlyPassing => (is_of_network && !self.is_local).then_some(Verdict::Accepted),
+            P::NoMembers => is_of_network.then_some(Verdict::Dropped),
+            P::ForgedInside(_)
+            | P::UnknownContainers
+            | P::UnknownHosts
+            | P::NotChecked
+            | P::Senders(_)
+            | P::NoSource(_)
+            | P::Forged
+            | P::Within
+            | P::Between
+            | P::OutOfInternal
+            | P::IntoInternal
+            | P::ToFlat
+            | P::FromFlat
+            | P::ToFlatElsewhere
+            | P::FromFlatElsewhere
+            | P::Masquerade => None,
+        }
+    }
+
+    fn is_of_member(&self) -> bool {
+        let (public, outer) = (self.packet.source, Family::of(self.packet.source));
+        has(self.table, |kind| kind == SetKind::Vteps(outer), &Element::Vtep(public, self.header.vni))
+    }
+
+    fn is_of_container(&self) -> bool {
+        is_in(self.table, CONTAINERS, self.link)
+    }
+
+    /// True if the inner source may come from the outer one.
+    fn is_behind(&self, family: Family) -> bool {
+        let (public, outer) = (self.packet.source, Family::of(self.packet.source));
+        let sets = self.table.sets.values().filter(|set| set.kind == SetKind::Behind(outer, family));
+        let mut elements = sets.flat_map(|set| &set.elements);
+        elements.any(|element| {
+            matches!(element, Element::Lease(of, source) if *of == public && source.contains(self.inner.source))
+        })
+    }
+}
+
+/// The verdict of a rule about a frame at a port of a bridge.
+fn at_port(table: &ObservedTable, frame: &Frame<'_>, port: LinkName, purpose: SegmentPurpose) -> Option<Verdict> {
+    use SegmentPurpose as P;
+    let source = frame.packet.source;
+    let (family, is_known) = (Family::of(source), is_in(table, PORTS, port));
+    let is_like = |start| port.as_str().starts_with(start);
+    let is_sender = |mac| {
+        let element = Element::Sender(port, mac, source);
+        has(table, |kind| kind == SetKind::Senders(family), &element)
+    };
+    match purpose {
+        P::UnknownContainers => (is_like(CONTAINER_PORTS) && !is_known).then_some(Verdict::Dropped),
+        P::UnknownHosts => (is_like(OVERLAYS) && !is_known).then_some(Verdict::Dropped),
+        P::NotChecked => (!is_known).then_some(Verdict::Accepted),
+        P::Senders(of) if of == family => frame.source.filter(|mac| is_sender(*mac)).map(|_| Verdict::Accepted),
+        P::NoSource(of) if of == family => (is_like(OVERLAYS) && source.is_unspecified()).then_some(Verdict::Dropped),
+        P::Forged => Some(Verdict::Dropped),
+        P::Senders(_)
+        | P::NoSource(_)
+        | P::ForgedInside(_)
+        | P::Members
+        | P::OnlyPassing
+        | P::NoMembers
+        | P::Within
+        | P::Between
+        | P::OutOfInternal
+        | P::IntoInternal
+        | P::ToFlat
+        | P::FromFlat
+        | P::ToFlatElsewhere
+        | P::FromFlatElsewhere
+        | P::Masquerade => None,
+    }
+}
+
+/// The verdict of a rule about a packet that goes from one link to another.
+fn crossing(table: &ObservedTable, from: LinkName, to: LinkName, purpose: SegmentPurpose) -> Option<Verdict> {
+    use SegmentPurpose as P;
+    let is_bridge = |link: LinkName| link.as_str().starts_with(BRIDGES);
+    let is_flat = |link: LinkName| is_in(table, CONTAINERS, link);
+    let is_device = |link: LinkName| link.as_str().starts_with(FLAT);
+    let drops = match purpose {
+        P::Within => {
+            let is_within = from == to && has(table, |kind| kind == SetKind::Within, &Element::Within(from));
+            return is_within.then_some(Verdict::Accepted);
+        }
+        P::Between => is_bridge(from) && is_bridge(to),
+        P::OutOfInternal => is_in(table, INTERNAL, from),
+        P::IntoInternal => is_in(table, INTERNAL, to),
+        P::ToFlat => is_bridge(from) && is_flat(to),
+        P::FromFlat => is_flat(from) && is_bridge(to),
+        P::ToFlatElsewhere => is_bridge(from) && is_device(to),
+        P::FromFlatElsewhere => is_device(from) && is_bridge(to),
+        P::ForgedInside(_)
+        | P::Members
+        | P::OnlyPassing
+        | P::NoMembers
+        | P::UnknownContainers
+        | P::UnknownHosts
+        | P::NotChecked
+        | P::Senders(_)
+        | P::NoSource(_)
+        | P::Forged
+        | P::Masquerade => false,
+    };
+    drops.then_some(Verdict::Dropped)
+}
+
+fn has(table: &ObservedTable, is_it: impl Fn(SetKind) -> bool, element: &Element) -> bool {
+    table.sets.values().any(|set| is_it(set.kind) && set.elements.contains(element))
+}
+
+fn is_in(table: &ObservedTable, set: &str, link: LinkName) -> bool {
+    table.sets.get(set).is_some_and(|set| set.elements.contains(&Element::Link(link)))
+}
