@@ -110,7 +110,7 @@ fn named(host: &Host<System>, context: &JoinContext, records: Option<NamedRecord
     };
     let files = KnownFiles::in_folder(folder, host.settings.prefix.clone());
     let records = records.unwrap_or_else(|| named::saved(&RealDisk, &files, &document, identity));
-    Ok(named::expected(document, identity, (outer, &occupied(context)), &records))
+    Ok(named::expected(document, identity, (outer, &occupied(context, &host.endpoints())), &records))
 }
 
 async fn expected(
