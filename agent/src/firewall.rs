@@ -285,7 +285,7 @@ impl<P: Ports> FirewallLoop<P> {
         if report.read_back {
             self.note_abandoned(&report);
         }
-        self.note_support();
+        self.note_support(first);
         let hidden = self.is_blind(first, report.findings.firewalls).then_some(FirewallCondition::DockersChainsHidden);
         self.status.set(FirewallCondition::DOCKERS_CHAINS, hidden);
         self.publish(&report, first);
