@@ -161,6 +161,7 @@ async fn expected(
         network: NetworkShare {
             desired: Arc::new(PerNamespace::host(desired)),
             scope,
+            spare: backend.spare(),
             guests: BTreeMap::new(),
             subnets: Some(subnets),
             revision: Some(listing.revision()),
