@@ -24,7 +24,7 @@ use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, LeaseStore,
 pub(crate) use self::system::System;
 pub use crate::{
     files::WriteError,
-    other_agents::{Claims, Taken},
+    other_agents::{Claims, Ranges, Taken},
 };
 
 /// All ports of one host. Cheap to clone.
@@ -119,6 +119,11 @@ pub trait Ports: Clone + Send + Sync + 'static {
 
     /// True if another agent runs in this network namespace.
     fn are_other_agents(&self) -> bool;
+
+    /// The ranges of the other flat networks in this network namespace whose agents run.
+    fn ranges_of_others(&self) -> Ranges {
+        Ranges::new()
+    }
 
     /// The source of random values.
     fn random(&self) -> &Random;

@@ -25,7 +25,7 @@ use wire_state::{
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, Random, endpoint_addresses};
 
-use super::{Claims, FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
+use super::{Claims, FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Ranges, Supervisor, Taken};
 use crate::{files::RealDisk, host_dataplane::HostDataplane, notify::Systemd, other_agents::Presence};
 
 /// The kernel's file with the UUID of the machine.
@@ -138,6 +138,10 @@ impl Ports for System {
 
     fn are_other_agents(&self) -> bool {
         self.presence.are_others()
+    }
+
+    fn ranges_of_others(&self) -> Ranges {
+        self.presence.ranges_of_others()
     }
 
     fn random(&self) -> &Random {

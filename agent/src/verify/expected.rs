@@ -203,7 +203,7 @@ impl Expected {
         let underlay_changed = Arc::new(Notify::new());
         let mut network_loop =
             NetworkLoop::new(ports.clone(), driver, status.clone(), Stored::default(), underlay_changed);
-        let mut firewall_loop = FirewallLoop::new(ports.clone(), settings.firewall.every, status.clone(), &heartbeat)?;
+        let mut firewall_loop = FirewallLoop::new(ports.clone(), &settings, status.clone(), &heartbeat)?;
         Ok(Compared {
             network: network_loop.compare(&beside(default, network, named.network)),
             firewall: firewall_loop.compare(&beside(default, FilterShare::Flat(firewall), named.firewall)),
