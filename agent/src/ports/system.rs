@@ -1,6 +1,7 @@
 //! The ports of a real host.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::IpAddr,
     path::Path,
@@ -21,7 +22,7 @@ use wire_kernel::{
 use wire_net::{Family, LinkName, NetworkName, Prefix};
 use wire_state::{
     Attempt, ContainerLink, DataplaneError, DesiredTable, Driver, Firewall, FirewallOp, Namespace, ObservedFirewall,
-    ObservedNet, OpError, Scope,
+    ObservedNet, OpError, PolicyRule, Scope,
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, Random, endpoint_addresses};
 
@@ -138,6 +139,10 @@ impl Ports for System {
 
     fn are_other_agents(&self) -> bool {
         self.presence.are_others()
+    }
+
+    fn bypasses(&self, networks: &[Prefix], devices: &BTreeSet<LinkName>) -> Result<Vec<PolicyRule>, DataplaneError> {
+        wire_kernel::bypasses(networks, devices)
     }
 
     fn ranges_of_others(&self) -> Ranges {

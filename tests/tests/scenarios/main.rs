@@ -12,6 +12,7 @@ mod backup;
 mod bad_input;
 mod blocked;
 mod bridges;
+mod bypassed;
 mod changes;
 mod choice;
 mod churn;
