@@ -63,5 +63,6 @@ mod trace;
 mod unread;
 mod verify;
 mod verify_damage;
+mod verify_others;
 mod watchdog;
 mod way_to_etcd;
