@@ -13,7 +13,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
 use wire_kernel::Changes;
-use wire_net::chain;
+use wire_net::{LinkName, chain};
 use wire_state::{
     DataplaneError, DesiredNet, Findings, Namespace, Network, ObservedNet, PerNamespace, Plan, Reconciler, Report,
     Scope,
@@ -56,6 +56,8 @@ pub(crate) type NetworkHandle = LoopHandle<NetworkShare, Outcome>;
 pub(crate) struct NetworkShare {
     pub(crate) desired: Arc<PerNamespace<DesiredNet>>,
     pub(crate) scope: Scope,
+    /// The devices without which the network is usable nonetheless ([`wire_backends::Backend::spare`]).
+    pub(crate) spare: BTreeSet<LinkName>,
     /// The containers' namespaces that it has links in.
     pub(crate) guests: BTreeMap<Namespace, GuestShare>,
     /// The subnets that hosts lease, if it is a flat network.
@@ -196,7 +198,10 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
         }
         let next = if report.converged { self.next_read } else { Instant::now() + RETRY };
         let revision = shares.values().filter_map(|share| share.revision).min().unwrap_or_default();
-        Round { outcome: self.publish(report, revision, is_new), next, batch: Duration::ZERO }
+        let spare = shares.values().flat_map(|share| &share.spare).copied().collect();
+        let outcome = Outcome::of(&report, &spare);
+        self.publish(report, revision, is_new);
+        Round { outcome, next, batch: Duration::ZERO }
     }
 
     fn compare(&mut self, shares: &Shares<NetworkShare>) -> Answer {
@@ -298,7 +303,7 @@ impl<P: Ports> NetworkLoop<P> {
         self.status.set(KernelCondition::OTHER_PROGRAM, said);
     }
 
-    fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) -> Outcome {
+    fn publish(&mut self, report: Report<Network>, revision: Revision, is_new: bool) {
         let report = Arc::new(report);
         self.findings.clone_from(&report.findings);
         self.status.update(|seen| {
@@ -315,7 +320,6 @@ impl<P: Ports> NetworkLoop<P> {
         if written + removed > report.changes.len() || !self.repeats.knows(&report.changes) {
             info!(written, removed, entries = report.named(), "kernel entries changed");
         }
-        Outcome::of(&report)
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     last_known::LastKnownFile,
     machine::{Kinship, Seen},
     named::{Document, DocumentFile, KnownFiles},
+    other_agents::OtherRanges,
     output::{answer, complain, report},
     ports::System,
     run::{lock, require_capability},
@@ -313,6 +314,7 @@ impl FilesLeft {
         let folder = &settings.folders.state_dir;
         let known = KnownFiles::in_folder(folder, settings.prefix.clone());
         let of_networks = document.names().map(|name| known.path(name)).chain(Folder::in_folder(folder).files());
+        let of_networks = of_networks.chain([OtherRanges::path(folder)]);
         let last = [DocumentFile::in_folder(folder).path().to_owned(), StateFile::in_folder(folder).path().to_owned()];
         let order: Vec<PathBuf> = of_networks.chain(last).collect();
         let reconciler = Reconciler::new(FileDriver(RealDisk), order.iter().cloned().collect());

@@ -29,9 +29,11 @@ use crate::{
     audit::pause_after,
     bridges::Findings,
     exit::Exit,
+    other_agents::OtherRanges,
     ports::{FirewallMonitor, FirewallPort, Ports},
     pulse::Heartbeat,
     reconcile_loop::{Answer, LoopHandle, ResourceLoop, Round, Shares},
+    settings::Settings,
     status::{FirewallCondition, FirewallSeen, StatusWriter},
 };
 
@@ -119,6 +121,7 @@ pub(crate) struct FirewallLoop<P: Ports> {
     joins: Option<u64>,
     seen: FirewallSeen,
     facts: HostFacts,
+    others: OtherRanges,
     rules: Rules,
     /// True if shares were set that no round has used.
     is_behind: bool,
@@ -149,7 +152,7 @@ impl<P: Ports> FirewallLoop<P> {
     /// When no netlink socket can be opened.
     pub(crate) fn new(
         ports: P,
-        every: Duration,
+        settings: &Settings,
         status: StatusWriter,
         heartbeat: &Heartbeat,
     ) -> Result<Self, DataplaneError> {
@@ -157,13 +160,14 @@ impl<P: Ports> FirewallLoop<P> {
         driver.set_step(Box::new(heartbeat.step()));
         Ok(Self {
             ports,
-            every,
+            every: settings.firewall.every,
             reconciler: Reconciler::new(driver, ()),
             status,
             monitor: None,
             joins: None,
             seen: FirewallSeen::default(),
             facts: HostFacts::default(),
+            others: OtherRanges::of(&settings.network, &settings.folders.state_dir),
             rules: Rules::default(),
             is_behind: true,
             next_look: Instant::now(),
@@ -275,6 +279,7 @@ impl<P: Ports> FirewallLoop<P> {
             self.pause = (self.pause * 2).min(MAX_PAUSE);
         }
         let report = self.reconcile_until_supported(shares, first);
+        self.others.save(self.ports.disk());
         let corrected = report.written + report.removed > 0 && !is_new;
         if corrected {
             self.brake = (self.brake * 2).min(self.every);
@@ -285,7 +290,7 @@ impl<P: Ports> FirewallLoop<P> {
         if report.read_back {
             self.note_abandoned(&report);
         }
-        self.note_support();
+        self.note_support(first);
         let hidden = self.is_blind(first, report.findings.firewalls).then_some(FirewallCondition::DockersChainsHidden);
         self.status.set(FirewallCondition::DOCKERS_CHAINS, hidden);
         self.publish(&report, first);
@@ -347,7 +352,8 @@ impl<P: Ports> FirewallLoop<P> {
         let bridges = HostFacts::bridges_among(&links, &subnets(shares));
         let with_flowtable = shares.values().filter(|share| share.policy.flowtable);
         let hookable = with_flowtable.flat_map(|share| self.hookable(&share.devices, &bridges)).collect();
-        HostFacts { bridges, links, docker, support, tracked, doubted: self.doubts.families(), hookable }
+        let (doubted, others) = (self.doubts.families(), self.others.look(&self.ports));
+        HostFacts { bridges, links, docker, support, tracked, doubted, hookable, others }
     }
 
     /// The links that exist, among those that a flowtable should have.

@@ -71,7 +71,7 @@ impl Loops {
         let underlay_changed = Arc::new(Notify::new());
         let network = NetworkLoop::new(ports.clone(), driver, status.clone(), stored, underlay_changed.clone());
         let heartbeat = watchdog.part(Part::Firewall);
-        let firewall = FirewallLoop::new(ports.clone(), settings.firewall.every, status.clone(), &heartbeat)?;
+        let firewall = FirewallLoop::new(ports.clone(), settings, status.clone(), &heartbeat)?;
         Ok(Self {
             // Watched: the thread may wait for a notification without limit, but must not block in a call.
             network: reconcile_loop::start(ports, "dataplane", network, Some(watchdog.part(Part::Dataplane)))?,

@@ -131,6 +131,16 @@ impl<S: LeaseStore> Named<S> {
         Ok(Self { ground, requests, attaching, watched })
     }
 
+    /// Notes addresses of etcd. Those that are not found any more stay protected.
+    pub(crate) fn note_endpoints(&self, found: &[IpAddr]) {
+        self.ground.send_if_modified(|ground| {
+            let Some(ground) = ground else { return false };
+            let new: Vec<Occupied> = Occupied::by_etcd(found).filter(|one| !ground.occupied.contains(one)).collect();
+            ground.occupied.extend(&new);
+            !new.is_empty()
+        });
+    }
+
     /// Notes the store's lease of this host.
     pub(crate) fn note_lease(&self, leased: Leased) {
         self.ground

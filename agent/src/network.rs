@@ -224,8 +224,8 @@ impl<P: Ports> Network<P> {
             }
             Source::Cache(_) => Follow::from_listing(snapshot.listing, admission, beside),
         };
-        let endpoints =
-            endpoints::follow(host.ports.clone(), host.settings.clone(), host.state.subnet, admission_in.clone());
+        let protecting = (admission_in.clone(), self.named.clone());
+        let endpoints = endpoints::follow(host.ports.clone(), host.settings.clone(), host.state.subnet, protecting);
         let held = host.held_on(&context);
         let underlay_changed = self.loops.underlay_changed.clone();
         let underlay = UnderlayWatch::new(

@@ -5,17 +5,22 @@ mod here;
 mod occupied;
 mod show;
 
-use std::{path::Path, time::SystemTime};
+use std::{
+    net::IpAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::json;
 use wire_lease::{
     Folder, NetworkConfig, NetworkRange,
     named::{
-        NamedNetworks, NamedRecords, NetworkChange, NetworkError, NetworkStore, PoolError, Record, Records, Stored,
+        NamedNetworks, NamedRecords, NetworkChange, NetworkError, NetworkStore, Occupied, PoolError, Record, Records,
+        Stored,
     },
 };
 use wire_net::{Family, KeyPrefix, NetworkName};
-use wire_store::{EtcdStore, LeaseStore, Random};
+use wire_store::{EtcdSettings, EtcdStore, LeaseStore, Random, endpoint_addresses};
 
 pub(crate) use self::flags::NetworkCommand;
 use self::{
@@ -29,6 +34,9 @@ use crate::{
     output,
     settings::etcd_settings,
 };
+
+/// The time that a new network waits for the names of etcd's members.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A command about networks was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +146,7 @@ async fn create(flags: CreateFlags, etcd: Etcd) -> Result<(), Exit> {
     let wanted = flags.wanted(&ranges, created)?;
     let mut occupied = occupied::by_flat_network(&etcd.store, &etcd.prefix, config.as_ref()).await?;
     occupied.extend(occupied::by_routes()?);
+    occupied.extend(etcd.way().await);
     let made = etcd.networks().create(&wanted, &occupied).await?;
     if output.json {
         return print_json(&show::network(&wanted.name, &made.record));
@@ -181,13 +190,21 @@ async fn remove(names: &[NetworkName], force: bool, output: Output, etcd: Etcd) 
 
 struct Etcd {
     store: EtcdStore,
+    settings: EtcdSettings,
     prefix: KeyPrefix,
 }
 
 impl Etcd {
     async fn open(flags: EtcdFlags) -> Result<Self, Exit> {
         let prefix = KeyPrefix::new(&flags.etcd_prefix);
-        Ok(Self { store: EtcdStore::open(etcd_settings(flags)?).await?, prefix })
+        let settings = etcd_settings(flags)?;
+        Ok(Self { store: EtcdStore::open(settings.clone()).await?, settings, prefix })
+    }
+
+    /// The addresses of the way to etcd, as far as its names are resolved in time.
+    async fn way(&self) -> Vec<Occupied> {
+        let found: Vec<IpAddr> = endpoint_addresses(&self.settings, PATIENCE).await.found.into_iter().collect();
+        Occupied::by_etcd(&found).collect()
     }
 
     fn networks(&self) -> NetworkStore<EtcdStore> {

@@ -2,6 +2,8 @@
 //! has an abstract name, which belongs to the namespace (unix(7)) and which nobody has to remove. Any user can make a
 //! socket with such a name, so the kernel is asked who listens there.
 
+mod ranges;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
@@ -20,6 +22,9 @@ use nix::{
 use wire_backends::PortUse;
 use wire_net::{LinkName, NetworkName, Prefix};
 use wire_store::Random;
+
+pub(crate) use self::ranges::OtherRanges;
+pub use self::ranges::Ranges;
 
 /// The names of sockets begin so, after the zero byte that makes them abstract: of an agent of the default network.
 const PREFIX: &str = "wire-agent/firewall/";
@@ -144,13 +149,34 @@ impl Presence {
             .any(|name| is_an_agent(&name))
     }
 
+    /// The ranges of the networks whose agents run.
+    pub(crate) fn ranges_of_others(&self) -> Ranges {
+        locked(&self.claimed).values().for_each(take_calls);
+        let own = self.short_name();
+        let names = names_with(RANGE);
+        let ranges = names.iter().filter_map(|name| {
+            let (range, network) = name[RANGE.len()..].rsplit_once('/')?;
+            (network != own).then_some((name, network, range.parse().ok()?))
+        });
+        let mut found = Ranges::new();
+        for (_, network, range) in ranges.take(ASKED).filter(|(name, ..)| is_an_agent(name)) {
+            found.entry(network.to_owned()).or_default().insert(range);
+        }
+        found
+    }
+
+    /// The network's name, as far as it is in the names of sockets.
+    fn short_name(&self) -> String {
+        self.network.as_str().chars().take(LETTERS).collect()
+    }
+
     /// Tells agents of other networks what is ours, and nothing else. If something is not to be had, what was ours before stays so.
     ///
     /// # Errors
     /// The first thing that another network has already.
     pub(crate) fn claim(&self, claims: &Claims) -> Result<(), Taken> {
         let _one_by_one = locked(&CLAIMING);
-        let network: String = self.network.as_str().chars().take(LETTERS).collect();
+        let network = self.short_name();
         let names = claims.names().map(|name| format!("{name}/{network}"));
         let mut held = locked(&self.claimed);
         let names: BTreeSet<String> = names.collect();
@@ -294,6 +320,18 @@ mod tests {
         assert!(claim(&two, "wire-t5", "192.0.2.0/24").is_err());
         // Nobody holds what was refused.
         claim(&two, "wire-t7", "192.0.2.0/24").unwrap();
+    }
+
+    #[test]
+    fn each_network_is_told_the_ranges_of_the_others() {
+        let (one, two) = (of("known-t9"), of("asks-t9"));
+        let told = |presence: &Presence| presence.ranges_of_others().remove("known-t9");
+        for range in ["198.18.9.0/25", "198.18.9.128/25"] {
+            claim(&one, "wire-t9", range).unwrap();
+            assert_eq!((told(&one), told(&two)), (None, Some([range.parse().unwrap()].into())));
+        }
+        drop(one);
+        assert_eq!(told(&two), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod system;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
     path::Path,
@@ -17,14 +18,14 @@ use wire_kernel::{Changes, HostNetwork, Nic, OpenedGuest, Traffic};
 use wire_net::{Family, LinkName, Prefix};
 use wire_state::{
     ContainerLink, DataplaneError, DesiredFile, DesiredTable, Driver, Firewall, Namespace, Network, ObservedFile,
-    ObservedNet, OpError, Scope,
+    ObservedNet, OpError, PolicyRule, Scope,
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, LeaseStore, Random};
 
 pub(crate) use self::system::System;
 pub use crate::{
     files::WriteError,
-    other_agents::{Claims, Taken},
+    other_agents::{Claims, Ranges, Taken},
 };
 
 /// All ports of one host. Cheap to clone.
@@ -119,6 +120,19 @@ pub trait Ports: Clone + Send + Sync + 'static {
 
     /// True if another agent runs in this network namespace.
     fn are_other_agents(&self) -> bool;
+
+    /// The rules of ip-rule(8) that lead containers' packets for `networks` past our routes, which are by `devices`.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn bypasses(&self, _networks: &[Prefix], _devices: &BTreeSet<LinkName>) -> Result<Vec<PolicyRule>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    /// The ranges of the other flat networks in this network namespace whose agents run.
+    fn ranges_of_others(&self) -> Ranges {
+        Ranges::new()
+    }
 
     /// The source of random values.
     fn random(&self) -> &Random;

@@ -242,7 +242,8 @@ impl<P: Ports> Session<P> {
             let (scope, subnets) =
                 (self.scope.clone(), Subnets { pools: self.joined_with.pools, leases: table.clone() });
             let (subnets, guests) = (Some(subnets), BTreeMap::new());
-            let share = NetworkShare { desired, scope, guests, subnets, revision: Some(table.revision) };
+            let (spare, revision) = (self.backend.spare(), Some(table.revision));
+            let share = NetworkShare { desired, scope, spare, guests, subnets, revision };
             let network = self.loops.network.want(&self.network, share);
             let firewall = self.loops.firewall.want(&self.network, FilterShare::Flat(firewall));
             self.progress.first_changes.get_or_insert((network, firewall));

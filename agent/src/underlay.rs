@@ -159,6 +159,10 @@ impl<P: Ports> UnderlayWatch<P> {
         }
     }
 
+    pub(crate) const fn ports(&self) -> &P {
+        &self.ports
+    }
+
     /// The prefixes of bridges among the subnets that hosts lease, as of the last look.
     pub(crate) fn attached(&self) -> &[(LinkName, wire_net::Prefix)] {
         &self.attached

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
 };
 
@@ -42,6 +43,11 @@ pub trait Backend: Send + Sync {
     /// The same of the former backend that is spoken beside it.
     fn former(&self) -> Option<Reaches> {
         None
+    }
+
+    /// The devices without which the network is usable nonetheless: those of the former backend alone.
+    fn spare(&self) -> BTreeSet<LinkName> {
+        BTreeSet::new()
     }
 
     /// A peer's lease as [`Backend::peer_entries`] is to take it; `None` if the peer is not reached.

@@ -1,7 +1,7 @@
 //! A new backend with the former one beside it: for the time after the network config has been changed, in which other hosts that have not
 //! been restarted yet speak the former one alone (docs/adr/0018-a-former-backend-beside-the-new-one.md). Pure.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
 use wire_lease::{BackendData, Lease, NetworkConfig};
 use wire_net::{LinkName, Mtu, Prefix};
@@ -93,6 +93,11 @@ impl Backend for WithFormer {
 
     fn former(&self) -> Option<Reaches> {
         Some(self.former.backend.reaches())
+    }
+
+    fn spare(&self) -> BTreeSet<LinkName> {
+        let [now, former] = [&self.now, &self.former].map(|spoken| spoken.backend.scope().devices);
+        former.difference(&now).copied().collect()
     }
 
     fn seen<'a>(&self, peer: &'a Lease) -> Option<Cow<'a, Lease>> {

@@ -1,8 +1,11 @@
 //! The outcome of a round of the loop of `Network`, for those who wait for it.
 
+use std::collections::BTreeSet;
+
 use wire_backends::{Segment, SegmentEndpoint};
+use wire_net::LinkName;
 use wire_state::{
-    Conflict, ErrorKind, Failure, KernelKind, KernelOp, LinkPlace, Namespace, Network, Op, Report, TunnelOp,
+    Conflict, ErrorKind, Failure, KernelKind, KernelOp, Key, LinkPlace, Namespace, Network, Op, Report, TunnelOp,
 };
 
 /// The outcome of a round for the network as a whole. Later variants are worse.
@@ -24,19 +27,24 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(super) fn of(report: &Report<Network>) -> Self {
+    /// The outcome of a round. The network is usable without its `spare` devices.
+    pub(super) fn of(report: &Report<Network>, spare: &BTreeSet<LinkName>) -> Self {
+        let is_spare = |link: LinkPlace| link.namespace == Namespace::Host && spare.contains(&link.name);
         let blocks_device = report.findings.conflicts.iter().any(|conflict| match conflict {
             Conflict::Name { link, .. }
             | Conflict::Vni { link, .. }
             | Conflict::Port { link, .. }
-            | Conflict::Needs { link, .. } => !is_of_named(*link),
+            | Conflict::Needs { link, .. } => !is_of_named(*link) && !is_spare(*link),
             Conflict::Route { .. } | Conflict::Forwarding { .. } => false,
         });
         // A network by name that cannot be made stops no other.
-        let makes_one_of_named = |op: &Op| made(op).is_some_and(is_of_named);
+        let is_of_named = |op: &Op| changed(op).is_some_and(is_of_named);
+        let is_spare = |op: &Op| changed(op).is_some_and(is_spare);
         let failed = report.failures.iter().map(|failure| match failure {
-            Failure::Op { op, .. } if makes_one_of_named(op) => Self::Usable,
+            Failure::Op { op, .. } if is_of_named(op) => Self::Usable,
+            // What the kernel lacks is lacking for good: the network is joined anew without it.
             Failure::Op { op, error, .. } if error.kind == ErrorKind::Unsupported => Self::unsupported(op),
+            Failure::Op { op, .. } if is_spare(op) => Self::Usable,
             Failure::Op { op, .. } if op.is_link() => Self::Unusable,
             Failure::Read(_) => Self::Unusable,
             Failure::Op { .. } => Self::Usable,
@@ -49,13 +57,18 @@ impl Outcome {
     }
 }
 
-/// The link that an operation makes or changes.
-const fn made(op: &Op) -> Option<LinkPlace> {
-    match op {
-        Op::Kernel(namespace, KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _)) => {
-            Some(LinkPlace { namespace: *namespace, name: *name })
-        }
-        Op::Kernel(..) | Op::Tunnel(_) => None,
+/// The link that an operation makes, changes or removes.
+const fn changed(op: &Op) -> Option<LinkPlace> {
+    match op.key() {
+        Key::Link(link) => Some(link),
+        Key::Setting(..)
+        | Key::Address(..)
+        | Key::Fdb(..)
+        | Key::Flood(..)
+        | Key::BridgeFdb(..)
+        | Key::Neighbour(..)
+        | Key::Forward(_)
+        | Key::Route(..) => None,
     }
 }
 
@@ -95,7 +108,11 @@ mod tests {
 
     fn refused(op: Op, kind: ErrorKind) -> Outcome {
         let error = OpError { kind, detail: None, source: io::ErrorKind::Unsupported.into() };
-        Outcome::of(&Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() })
+        Outcome::of(&failed(op, error), &BTreeSet::new())
+    }
+
+    fn failed(op: Op, error: OpError) -> Report<Network> {
+        Report { failures: vec![Failure::Op { op, error, more: 0 }], ..Report::default() }
     }
 
     fn kernel(op: KernelOp) -> Op {
@@ -132,10 +149,25 @@ mod tests {
         };
         let link = LinkPlace::in_host(name);
         let conflicts = vec![Conflict::Name { link, found, underlay: None }];
-        assert_eq!(
-            Outcome::of(&Report { findings: Findings { conflicts, ..Findings::default() }, ..Report::default() }),
-            Outcome::Unusable
-        );
-        assert_eq!(Outcome::of(&Report::default()), Outcome::Usable);
+        let report = Report { findings: Findings { conflicts, ..Findings::default() }, ..Report::default() };
+        assert_eq!(Outcome::of(&report, &BTreeSet::new()), Outcome::Unusable);
+        assert_eq!(Outcome::of(&Report::default(), &BTreeSet::new()), Outcome::Usable);
+        assert_eq!(Outcome::of(&report, &[name].into()), Outcome::Usable);
+    }
+
+    #[test]
+    fn a_device_that_is_spare_is_not_waited_for_unless_the_kernel_lacks_its_kind() {
+        let (spare, other): (LinkName, LinkName) = ("flannel.7".parse().unwrap(), "flannel.1".parse().unwrap());
+        let outcome = |op: Op, kind| {
+            let error = OpError { kind, detail: None, source: io::ErrorKind::Other.into() };
+            Outcome::of(&failed(op, error), &[spare].into())
+        };
+        let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(7).unwrap()));
+        let create = |name| kernel(KernelOp::CreateLink(name, Box::new(DesiredLink::new(vxlan.clone(), Mtu(1450)))));
+        assert_eq!(outcome(create(spare), ErrorKind::Other), Outcome::Usable);
+        assert_eq!(outcome(create(other), ErrorKind::Other), Outcome::Unusable);
+        assert_eq!(outcome(kernel(KernelOp::DeleteLink(spare)), ErrorKind::Other), Outcome::Usable);
+        assert_eq!(outcome(Op::Tunnel(TunnelOp::Delete(spare)), ErrorKind::Other), Outcome::Usable);
+        assert_eq!(outcome(create(spare), ErrorKind::Unsupported), Outcome::NoVxlan);
     }
 }

@@ -69,15 +69,17 @@ impl<P: Ports> FirewallLoop<P> {
     }
 
     /// Reports what this host lacks of our table.
-    pub(super) fn note_support(&self) {
+    pub(super) fn note_support(&self, share: &FirewallShare) {
         let nftables = self.facts.support.nftables;
         let lack = self.probe.nftables_error().map(|error| chain(error));
         let lack = lack.map(|error| FirewallCondition::NftablesLacks { nftables, error });
         self.status.set(FirewallCondition::NFTABLES, lack);
         let unchecked = self.unchecked();
         self.status.set(FirewallCondition::NAMED, unchecked.map(FirewallCondition::NamedUnchecked));
-        let refused = self.probe.flowtable_error().map(|error| chain(error));
-        self.status.set(FirewallCondition::FLOWTABLE, refused.map(FirewallCondition::NoFlowtable));
+        let refused = self.probe.flowtable_error().map(|error| FirewallCondition::NoFlowtable(chain(error)));
+        let takes_flows = share.devices.iter().any(|(_, device)| device.takes_flows());
+        let unused = (share.policy.flowtable && !takes_flows).then_some(FirewallCondition::FlowtableUnused);
+        self.status.set(FirewallCondition::FLOWTABLE, unused.or(refused));
     }
 
     /// The checks that networks by name lack, if this host takes part in some.

@@ -70,7 +70,7 @@ impl Attached {
             guests.insert(*namespace, GuestShare { opened: opened.clone(), scope });
         }
         let desired = Arc::new(segment.with_endpoints(host, endpoints));
-        NetworkShare { desired, scope, guests, subnets: None, revision: None }
+        NetworkShare { desired, scope, spare: Default::default(), guests, subnets: None, revision: None }
     }
 
     /// Notes that the share with them was told as this change.

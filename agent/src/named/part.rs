@@ -360,7 +360,7 @@ impl Part {
 
 fn share(net: DesiredNet, scope: Scope) -> NetworkShare {
     let (desired, guests) = (Arc::new(PerNamespace::host(net)), BTreeMap::new());
-    NetworkShare { desired, scope, guests, subnets: None, revision: None }
+    NetworkShare { desired, scope, spare: Default::default(), guests, subnets: None, revision: None }
 }
 
 /// The part of the kernel's state that the devices of a network are in.

@@ -1,5 +1,5 @@
-//! The addresses at which etcd is reached. No lease may contain one: its routes would send traffic for etcd into the
-//! overlay, and no agent would learn when the lease is gone.
+//! The addresses at which etcd is reached. No lease and no network by name may contain one: its routes would send traffic for etcd into the
+//! overlay, and no agent would learn when the lease or the network is gone.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use wire_lease::Admission;
 use wire_net::{DualStack, Prefix};
 use wire_store::EndpointAddresses;
 
-use crate::{host::Host, last_known::LastKnownFile, ports::Ports, settings::Settings};
+use crate::{host::Host, last_known::LastKnownFile, named::Named, ports::Ports, settings::Settings};
 
 /// The time a start waits for names. Until they are resolved, the addresses known before are used.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,11 +42,11 @@ fn outside(endpoints: &BTreeSet<IpAddr>, own: &DualStack<Prefix>) -> Vec<IpAddr>
 }
 
 /// Follows the names of etcd's members until the returned task is dropped. Their former addresses stay protected too.
-pub(super) fn follow(
-    ports: impl Ports,
+pub(super) fn follow<P: Ports>(
+    ports: P,
     settings: Arc<Settings>,
     own: DualStack<Prefix>,
-    admission: watch::Sender<Admission>,
+    (admission, named): (watch::Sender<Admission>, Option<Named<P::Store>>),
 ) -> JoinSet<()> {
     let mut task = JoinSet::new();
     task.spawn(async move {
@@ -54,10 +54,11 @@ pub(super) fn follow(
             tokio::time::sleep(AGAIN).await;
             let found = outside(&ports.endpoint_addresses(&settings.etcd, AGAIN).await.found, &own);
             admission.send_if_modified(|admission| {
-                let new: Vec<IpAddr> = found.into_iter().filter(|ip| !admission.endpoints.contains(ip)).collect();
+                let new: Vec<IpAddr> = found.iter().copied().filter(|ip| !admission.endpoints.contains(ip)).collect();
                 admission.endpoints.extend(&new);
                 !new.is_empty()
             });
+            named.iter().for_each(|named| named.note_endpoints(&found));
         }
     });
     task

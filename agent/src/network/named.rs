@@ -1,5 +1,7 @@
 //! What the networks by name of this host stand on, told to their task at each join.
 
+use std::net::IpAddr;
+
 use wire_backends::SegmentOuter;
 use wire_lease::{
     BackendConfig, NetworkConfig,
@@ -39,7 +41,7 @@ impl<P: Ports> Network<P> {
             store,
             public: context.public,
             outer,
-            occupied: occupied(context),
+            occupied: occupied(context, &host.endpoints()),
             leased,
         }));
     }
@@ -63,11 +65,12 @@ fn port(config: &NetworkConfig) -> u16 {
     }
 }
 
-/// The range of the default network, and what this host reaches without it.
-pub(crate) fn occupied(JoinContext { underlay, config, public }: &JoinContext) -> Vec<Occupied> {
+/// The range of the default network, and what this host reaches without it: its bridge to a network with one of these addresses would lead the
+/// packets for it away. `endpoints` are those of etcd ([`Host::endpoints`]).
+pub(crate) fn occupied(JoinContext { underlay, config, public }: &JoinContext, endpoints: &[IpAddr]) -> Vec<Occupied> {
     let of = |by| move |prefix: Prefix| Occupied { prefix, by };
     let ranges = config.pools.iter().map(|(_, pool)| pool.network).map(of(Occupant::FlatNetwork));
     let own = public.iter().map(|(_, address)| Prefix::host(*address));
     let connected = underlay.connected.iter().copied().filter(|prefix| prefix.len() > 0);
-    ranges.chain(own.chain(connected).map(of(Occupant::Underlay))).collect()
+    ranges.chain(own.chain(connected).map(of(Occupant::Underlay))).chain(Occupied::by_etcd(endpoints)).collect()
 }

@@ -1,6 +1,7 @@
 //! The ports of a real host.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::IpAddr,
     path::Path,
@@ -21,11 +22,11 @@ use wire_kernel::{
 use wire_net::{Family, LinkName, NetworkName, Prefix};
 use wire_state::{
     Attempt, ContainerLink, DataplaneError, DesiredTable, Driver, Firewall, FirewallOp, Namespace, ObservedFirewall,
-    ObservedNet, OpError, Scope,
+    ObservedNet, OpError, PolicyRule, Scope,
 };
 use wire_store::{EndpointAddresses, EtcdSettings, EtcdSettingsError, EtcdStore, Random, endpoint_addresses};
 
-use super::{Claims, FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Supervisor, Taken};
+use super::{Claims, FirewallMonitor, FirewallPort, NetworkMonitor, NetworkPort, Ports, Ranges, Supervisor, Taken};
 use crate::{files::RealDisk, host_dataplane::HostDataplane, notify::Systemd, other_agents::Presence};
 
 /// The kernel's file with the UUID of the machine.
@@ -138,6 +139,14 @@ impl Ports for System {
 
     fn are_other_agents(&self) -> bool {
         self.presence.are_others()
+    }
+
+    fn bypasses(&self, networks: &[Prefix], devices: &BTreeSet<LinkName>) -> Result<Vec<PolicyRule>, DataplaneError> {
+        wire_kernel::bypasses(networks, devices)
+    }
+
+    fn ranges_of_others(&self) -> Ranges {
+        self.presence.ranges_of_others()
     }
 
     fn random(&self) -> &Random {

@@ -2,13 +2,13 @@
 
 use wire_backends::select;
 use wire_lease::{ConfigEvent, HoldState, NetworkConfig};
-use wire_net::chain;
+use wire_net::{Prefix, chain};
 
 use super::{LeaseSource, Session};
 use crate::{
     named::Leased,
     ports::Ports,
-    status::{EtcdCondition, UnderlayCondition},
+    status::{EtcdCondition, KernelCondition, UnderlayCondition},
     underlay::{Moved, overlaps},
 };
 
@@ -23,7 +23,19 @@ impl<P: Ports> Session<P> {
         self.status.set(UnderlayCondition::LOST, fault.map(UnderlayCondition::Lost));
         self.status.set(UnderlayCondition::RENAMED, self.underlay.renamed());
         self.note_overlaps();
+        self.note_bypasses();
         moved == Moved::Yes
+    }
+
+    /// Warns of rules that lead packets past our routes. They are looked at with the underlay, at least once a minute: of rules alone nobody
+    /// notifies.
+    fn note_bypasses(&self) {
+        let networks: Vec<Prefix> = self.joined_with.pools.iter().map(|(_, pool)| pool.network).collect();
+        // Without an answer, the loop of `Network` has one to report, too.
+        if let Ok(rules) = self.underlay.ports().bypasses(&networks, &self.scope.devices) {
+            let condition = (!rules.is_empty()).then_some(KernelCondition::Bypassed(rules));
+            self.status.set(KernelCondition::BYPASSED, condition);
+        }
     }
 
     /// Warns of bridges of this host that overlap leases.

@@ -48,6 +48,7 @@ const NAMES: &[(&str, Severity)] = &[
     ("no-kernel-notifications", Fault),
     ("changed-by-another-program", Warning),
     ("detours", Warning),
+    ("bypassed", Warning),
     ("name-conflict", Fault),
     ("vni-conflict", Fault),
     ("port-conflict", Fault),

@@ -110,7 +110,7 @@ fn named(host: &Host<System>, context: &JoinContext, records: Option<NamedRecord
     };
     let files = KnownFiles::in_folder(folder, host.settings.prefix.clone());
     let records = records.unwrap_or_else(|| named::saved(&RealDisk, &files, &document, identity));
-    Ok(named::expected(document, identity, (outer, &occupied(context)), &records))
+    Ok(named::expected(document, identity, (outer, &occupied(context, &host.endpoints())), &records))
 }
 
 async fn expected(
@@ -161,6 +161,7 @@ async fn expected(
         network: NetworkShare {
             desired: Arc::new(PerNamespace::host(desired)),
             scope,
+            spare: backend.spare(),
             guests: BTreeMap::new(),
             subnets: Some(subnets),
             revision: Some(listing.revision()),
@@ -202,7 +203,7 @@ impl Expected {
         let underlay_changed = Arc::new(Notify::new());
         let mut network_loop =
             NetworkLoop::new(ports.clone(), driver, status.clone(), Stored::default(), underlay_changed);
-        let mut firewall_loop = FirewallLoop::new(ports.clone(), settings.firewall.every, status.clone(), &heartbeat)?;
+        let mut firewall_loop = FirewallLoop::new(ports.clone(), &settings, status.clone(), &heartbeat)?;
         Ok(Compared {
             network: network_loop.compare(&beside(default, network, named.network)),
             firewall: firewall_loop.compare(&beside(default, FilterShare::Flat(firewall), named.firewall)),

@@ -30,6 +30,8 @@ pub struct HostFacts {
     pub doubted: BTreeSet<Family>,
     /// The links that exist, as far as a flowtable may be hooked to them.
     pub hookable: BTreeSet<LinkName>,
+    /// The ranges of the other flat networks of this host. Only rules of a network with a name depend on them.
+    pub others: BTreeSet<Prefix>,
 }
 
 impl HostFacts {

@@ -257,8 +257,8 @@ impl FamilyRules {
     }
 
     /// Keeps a further network apart from all others of this host: its device carries nothing from or to addresses beyond
-    /// the network, and containers here exchange nothing with the devices of others.
-    pub(super) fn apart(&self) -> Vec<Rule> {
+    /// the network, and containers here exchange nothing with the devices of others, nor with the addresses of `others`, which may have none.
+    pub(super) fn apart(&self, others: &BTreeSet<Prefix>) -> Vec<Rule> {
         let inside = || Addresses::In(self.network.into());
         let outside = || Addresses::NotIn(self.network.into());
         let devices = self.device.into_iter().chain(self.beside).map(|device| device.link);
@@ -272,7 +272,15 @@ impl FamilyRules {
             vec![Match::FromAnyOverlay, self.destination(inside()), self.source(outside())],
             vec![Match::ToAnyOverlay, self.source(inside()), self.destination(outside())],
         ];
-        let apart = of_devices.chain(of_others);
+        let others = others.iter().filter(|range| range.family() == self.family && !range.overlaps(self.network));
+        let of_ranges = others.flat_map(|range| {
+            let theirs = || Addresses::In((*range).into());
+            [
+                vec![self.source(theirs()), self.destination(inside())],
+                vec![self.source(inside()), self.destination(theirs())],
+            ]
+        });
+        let apart = of_devices.chain(of_others).chain(of_ranges);
         apart.map(|matches| Rule::new("another network", matches, [Action::Drop])).collect()
     }
 

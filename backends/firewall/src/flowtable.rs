@@ -29,10 +29,8 @@ const BEFORE: i32 = PRIORITY - 1;
 /// Adds a flowtable for flows between containers and the overlay, if the links of both can be hooked.
 pub(super) fn add(table: &mut DesiredTable, families: &[&FamilyRules], facts: &HostFacts) {
     let hookable = |link: &LinkName| facts.hookable.contains(link) && is_plain(link);
-    // Packets of the agent's own TUN devices pass user space anyway; flowtables are not tried with them, nor with IPIP.
-    let is_vxlan = |device: &OverlayDevice| device.in_kernel && device.vni.is_some();
     let is_hookable =
-        |rules: &&&FamilyRules| rules.device.is_some_and(|device| is_vxlan(&device) && hookable(&device.link));
+        |rules: &&&FamilyRules| rules.device.is_some_and(|device| device.takes_flows() && hookable(&device.link));
     let families: Vec<&&FamilyRules> = families.iter().filter(is_hookable).collect();
     let bridges: BTreeSet<LinkName> = facts.bridges.iter().copied().filter(hookable).collect();
     if families.is_empty() || bridges.is_empty() {
@@ -46,6 +44,15 @@ pub(super) fn add(table: &mut DesiredTable, families: &[&FamilyRules], facts: &H
     add_chain(table, "flows", Attachment::filter(Hook::Forward, 300), &flows);
     for rules in families {
         rules.add_emerging(table);
+    }
+}
+
+impl OverlayDevice {
+    /// True if a flowtable can have this device: the kernel's VXLAN. Packets of the agent's own TUN devices pass user space anyway, and IPIP
+    /// was not tried.
+    #[must_use]
+    pub const fn takes_flows(&self) -> bool {
+        self.in_kernel && self.vni.is_some()
     }
 }
 

@@ -186,7 +186,7 @@ impl FirewallPolicy {
         // Before Docker, which masquerades at 100 (`srcnat`).
         add_chain(&mut table, "sources", Attachment::nat(Hook::Postrouting, 99), &nat);
         if !self.network.is_default() {
-            let apart: Vec<Rule> = families.iter().flat_map(FamilyRules::apart).collect();
+            let apart: Vec<Rule> = families.iter().flat_map(|rules| rules.apart(&facts.others)).collect();
             add_chain(&mut table, "apart", Attachment::filter(Hook::Forward, -10), &apart);
         }
         let through: Vec<&FamilyRules> = families.iter().filter(|rules| rules.device.is_some()).collect();

@@ -4,6 +4,7 @@
 //! notifications; [`HostNetwork`] holds the host's own links and routes. No other crate does this. This crate does not depend on leases.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod bypass;
 mod decode;
 mod encode;
 mod holders;
@@ -29,6 +30,7 @@ mod uapi;
 mod underlay;
 mod write;
 
+pub use bypass::bypasses;
 pub use holders::Links;
 pub use host::{AddressState, HostAddress, HostLink, HostNetwork, ResolvedRoute};
 pub use monitor::{Changes, Monitor};

@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, fs};
 use wire_net::{Family, LinkName};
 use wire_netlink::{Batch, Netlink};
 use wire_state::{
-    Address, DataplaneError, LinkId, ObservedKind, ObservedLink, ObservedNet, Owner, ReversePath, Setting, Surroundings,
+    Address, DataplaneError, HostRoute, LinkId, ObservedKind, ObservedLink, ObservedNet, Owner, PolicyRule,
+    ReversePath, RouteKey, Setting, Surroundings,
 };
 
 use super::{
@@ -41,7 +42,6 @@ impl TraceView {
         for family in Family::ALL {
             view.read_family(&mut netlink, family, &names)?;
         }
-        view.surroundings.rules.sort_by_key(|rule| (rule.family, rule.priority));
         view.read_fdb(&mut netlink, &names)?;
         view.read_bridges(&mut netlink, &names)?;
         view.read_settings();
@@ -95,8 +95,7 @@ impl TraceView {
                 messages::FoundRoute::NotFollowed(text) => self.surroundings.not_looked_at.push(text),
             }
         }
-        let request = |batch: &mut Batch, flags| batch.push(messages::GET_RULE, flags, &messages::RulesOf(family));
-        self.surroundings.rules.extend(netlink.dump("rules", &request, messages::rule)?);
+        self.surroundings.rules.extend(rules(netlink, family)?);
         Ok(())
     }
 
@@ -152,6 +151,28 @@ impl TraceView {
 
 fn is_segment_bridge(name: LinkName, link: &ObservedLink) -> bool {
     is_segment_device(name, link.kind.name()) && matches!(link.kind, ObservedKind::Bridge(_))
+}
+
+/// The rules of a family, in the order in which they are asked.
+pub(super) fn rules(netlink: &mut Netlink, family: Family) -> Result<Vec<PolicyRule>, DataplaneError> {
+    let request = |batch: &mut Batch, flags| batch.push(messages::GET_RULE, flags, &messages::RulesOf(family));
+    let mut rules = netlink.dump("rules", &request, messages::rule)?;
+    rules.sort_by_key(|rule| rule.priority);
+    Ok(rules)
+}
+
+/// The routes of all tables of a family, but for those that match some packets only.
+pub(super) fn routes(netlink: &mut Netlink, family: Family) -> Result<Vec<(RouteKey, HostRoute)>, DataplaneError> {
+    let request = |batch: &mut Batch, flags| encode::list_links(batch, flags, None);
+    let links = netlink.dump("links", &request, |body| decode::link(body, &Namespaces::HOST))?;
+    let names: Names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
+    let request = |batch: &mut Batch, flags| encode::list_all_routes(batch, flags, family);
+    let found = netlink.dump("routes", &request, |body| messages::route(body, &names))?;
+    let followed = found.into_iter().filter_map(|found| match found {
+        messages::FoundRoute::Route(key, route) => Some((key, route)),
+        messages::FoundRoute::NotFollowed(_) => None,
+    });
+    Ok(followed.collect())
 }
 
 /// The flags of a link message (`struct ifinfomsg`).

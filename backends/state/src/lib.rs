@@ -37,8 +37,8 @@ pub use network::{
     ForwardKey, Framing, Ipip, KernelKind, KernelOp, Key, LeadsToLink, LinkId, LinkPlace, LinkRef, Macvlan,
     MacvlanMode, Marks, Namespace, Need, NeighbourKey, NetState, Network, NetworkPart, NextHop, ObservedKind,
     ObservedLink, ObservedNet, ObservedRoute, ObservedVxlan, Op, Owner, PROTOCOL, PerNamespace, PortFlag, PortFlags,
-    ReceiveFlag, RouteKey, Scope, Setting, StaleRoute, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan, plan,
-    plan_of, retain, vxlan_header,
+    ReceiveFlag, RouteKey, Scope, Setting, StaleRoute, Tunnel, TunnelOp, Underlay, VXLAN_LEAD, Veth, Via, Vlan,
+    bypassing, plan, plan_of, retain, takes_packets, vxlan_header,
 };
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
 pub use resource::{Attempt, Driver, Operation, Order, Plan, Reread, Resource};

@@ -5,6 +5,7 @@
 
 mod apply;
 mod as_desired;
+mod bypass;
 mod conflict;
 mod container_link;
 mod detour;
@@ -26,6 +27,7 @@ mod underlay;
 
 pub(crate) use self::route::innermost;
 pub use self::{
+    bypass::{bypassing, takes_packets},
     conflict::{Conflict, Need},
     container_link::ContainerLink,
     detour::Detours,

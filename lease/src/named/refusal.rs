@@ -13,6 +13,13 @@ pub struct Occupied {
     pub by: Occupant,
 }
 
+impl Occupied {
+    /// The addresses on the way to etcd: a host without it learns no more of any network.
+    pub fn by_etcd(endpoints: &[IpAddr]) -> impl Iterator<Item = Self> {
+        endpoints.iter().map(|address| Self { prefix: Prefix::host(*address), by: Occupant::WayToEtcd })
+    }
+}
+
 /// The use of addresses that are no network's by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Occupant {
@@ -22,6 +29,8 @@ pub enum Occupant {
     Lease,
     /// The hosts themselves are there.
     Underlay,
+    /// etcd, or a DNS server that its names need, is there.
+    WayToEtcd,
     /// This host has a route to them.
     Route,
 }
@@ -32,6 +41,7 @@ impl std::fmt::Display for Occupant {
             Self::FlatNetwork => "the flat network",
             Self::Lease => "the lease of a host",
             Self::Underlay => "the underlay",
+            Self::WayToEtcd => "an address of etcd, or of a DNS server that its name needs",
             Self::Route => "a route of this host",
         })
     }

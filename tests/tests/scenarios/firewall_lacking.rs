@@ -9,6 +9,7 @@ use wire_tests::{
 
 use crate::{
     cluster::{DUAL, Node, PROMPT, START, V4, device, peer, phase},
+    datapath::Datapath,
     firewall::ours,
     seat::BACK,
 };
@@ -208,4 +209,25 @@ fn a_kernel_without_flowtables_is_named_once_and_all_else_is_as_without_the_flag
     check(said == usize::from(!has_them), || format!("said {said} times: {}", node.agent.log()))?;
     let table = table()?;
     check(table.contains("flowtable overlay") == has_them && table.contains("chain arriving"), || table)
+}
+
+#[test]
+fn a_flowtable_that_no_device_of_the_network_can_be_in_is_named() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#)?;
+    let warned = |node: &Node| {
+        let said = node.agent.status()?.rest["warnings"].to_string();
+        check(said.contains("--flowtable has no effect: only the kernel's VXLAN devices"), || said)
+    };
+    let spec = || AgentSpec::new(etcd.agent_flags()).flag("--flowtable");
+    let node = Node::with(lab.host("a")?, spec())?;
+    eventually(BACK, || warned(&node))?;
+    check(node.agent.status()?.phase == "ready", || "that is no fault".to_owned())?;
+
+    etcd.put_config(V4)?;
+    let by_the_agent = Node::by(Datapath::UserspaceVxlan, lab.host("b")?, spec())?;
+    eventually(BACK, || warned(&by_the_agent))?;
+    let by_the_kernel = Node::with(lab.host("c")?, spec())?;
+    check(warned(&by_the_kernel).is_err(), || by_the_kernel.agent.log())
 }

@@ -6,7 +6,7 @@ use wire_tests::{AgentSpec, Etcd, Family, Host, Lab, LabError, Pings, Result, ch
 
 use crate::{
     backend_change::{LOST_AT_A_RESTART, ping_each_other, recorded, restart_between},
-    cluster::{Node, PROMPT, START},
+    cluster::{Node, PROMPT, START, phase},
     host_gw::behind_router,
     seat::Seat,
 };
@@ -343,4 +343,31 @@ fn a_start_while_etcd_is_away_has_the_former_backend_too() -> Result {
         node.agent.wait_ready(START)?;
     }
     all_talk(&nodes)
+}
+
+/// Another program has made a device of the former backend's name while the agent did not run.
+#[test]
+fn a_former_device_that_cannot_be_made_is_named_and_does_not_keep_the_agent_from_ready() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(&config(VXLAN))?;
+    let [one, two] = lab.hosts::<2>()?;
+    let mut nodes = [node(one, &etcd)?, node(two, &etcd)?];
+    etcd.put_config(&config(VNI_7))?;
+    for node in &mut nodes {
+        node.agent.terminate()?;
+    }
+    nodes[0].host.namespace().sh("ip link delete flannel.1; ip link add flannel.1 type bridge")?;
+    for node in &mut nodes {
+        node.agent.restart()?;
+        node.agent.wait_ready(START)?;
+    }
+    let reason = phase(&nodes[0].agent, "degraded")?;
+    check(reason.contains("flannel.1"), || reason)?;
+    let [there, back] = [bridge(&nodes[1], Family::V4)?, bridge(&nodes[0], Family::V4)?];
+    eventually(START, || {
+        let talk = nodes[0].host.pings(there) && nodes[1].host.pings(back);
+        check(talk, || format!("{}\n{}", nodes[0].agent.log(), nodes[1].agent.log()))
+    })
+    .map(drop)
 }

@@ -86,10 +86,10 @@ fn way<'a>(lab: &'a Lab, hosts: &'a [Host; 2], agents: &[Agent; 2]) -> Result<Pa
     })
 }
 
-/// Two hosts, each with one agent for two networks.
-fn of_one_agent(etcd: &Etcd, hosts: &[Host; 2]) -> Result<[Agent; 2]> {
-    etcd.put_config(V4)?;
-    etcd.put(&format!("{BLUE}/config"), BLUE_CONFIG)?;
+/// Two hosts, each with one agent for two networks, of these configs.
+fn of_one_agent(etcd: &Etcd, hosts: &[Host; 2], [default, blue]: [&str; 2]) -> Result<[Agent; 2]> {
+    etcd.put_config(default)?;
+    etcd.put(&format!("{BLUE}/config"), blue)?;
     let spec = || AgentSpec::new(etcd.agent_flags()).flag(&format!("--flat=blue={BLUE}"));
     Ok([start(&hosts[0], spec())?, start(&hosts[1], spec())?])
 }
@@ -102,6 +102,11 @@ struct Containers {
 }
 
 impl Containers {
+    /// With the options of an agent for both networks.
+    fn of_one(host: &Host, agent: &Agent) -> Result<Self> {
+        Self::start(host, agent, &agent.docker_opts_file().with_file_name("networks/blue.docker.env"))
+    }
+
     fn start(host: &Host, agent: &Agent, of_blue: &path::Path) -> Result<Self> {
         let mut docker = Dockerd::start_with_file(host, &agent.docker_opts_file())?;
         let options = docker_options(of_blue)?;
@@ -134,9 +139,8 @@ fn one_agent_holds_two_networks_with_containers_on_both_and_one_leaves_without_t
     let lab = lab!();
     let etcd = Etcd::start(&lab)?;
     let hosts = lab.hosts::<2>()?;
-    let mut agents = of_one_agent(&etcd, &hosts)?;
-    let of_blue = |agent: &Agent| agent.docker_opts_file().with_file_name("networks/blue.docker.env");
-    let seat = |host: usize| Containers::start(&hosts[host], &agents[host], &of_blue(&agents[host]));
+    let mut agents = of_one_agent(&etcd, &hosts, [V4, BLUE_CONFIG])?;
+    let seat = |host: usize| Containers::of_one(&hosts[host], &agents[host]);
     reach_their_network_alone(&[seat(0)?, seat(1)?])?;
 
     let said = agents[0].ctl(&["status"])?;
@@ -183,6 +187,33 @@ fn one_agent_holds_two_networks_with_containers_on_both_and_one_leaves_without_t
     check(!left.contains("wire-agent") && !left.contains("flannel") && !left.contains("WIRE-"), || left)?;
     let leases = etcd.list(&format!("{BLUE}/subnets/"))?;
     check(leases.is_empty(), || format!("{leases:?}"))
+}
+
+/// Neither has a device by which its packets could be told from the other's.
+#[test]
+fn two_networks_by_host_gw_are_apart_also_after_a_restart_and_for_verify_without_an_agent() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    let hosts = lab.hosts::<2>()?;
+    let configs = [
+        r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#,
+        r#"{"Network":"10.6.0.0/16","Backend":{"Type":"host-gw"}}"#,
+    ];
+    let mut agents = of_one_agent(&etcd, &hosts, configs)?;
+    let seats = [Containers::of_one(&hosts[0], &agents[0])?, Containers::of_one(&hosts[1], &agents[1])?];
+    reach_their_network_alone(&seats)?;
+
+    let monitor = Monitor::listen_to_nftables(hosts[0].namespace())?;
+    agents[0].terminate()?;
+    for word in ["verify", "verify --offline"] {
+        let verified = agents[0].run_with_its_flags(&format!("{word} --network=blue"))?;
+        check(verified.status.success() && verified.stdout.is_empty(), || format!("{word}: {verified:?}"))?;
+    }
+    agents[0].restart()?;
+    agents[0].wait_ready(START)?;
+    reach_their_network_alone(&seats)?;
+    let changes = monitor.changes()?;
+    check(changes.is_empty(), || format!("a restart has changed nftables: {changes:?}"))
 }
 
 #[test]

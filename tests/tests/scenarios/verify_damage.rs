@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// One thing that is damaged.
-struct Case {
+pub(crate) struct Case {
     /// A shell script.
     damage: &'static str,
     /// A part of each line that must be said; there may be no others.
@@ -17,7 +17,7 @@ struct Case {
     mending: &'static str,
 }
 
-const fn case(damage: &'static str, lines: &'static [&'static str], mending: &'static str) -> Case {
+pub(crate) const fn case(damage: &'static str, lines: &'static [&'static str], mending: &'static str) -> Case {
     Case { damage, lines, mending }
 }
 
@@ -356,14 +356,29 @@ fn each_file_that_is_damaged_is_named() -> Result {
 
 /// Damages a host, checks that this is what differs and nothing else, and mends it.
 fn expect_named(node: &mut Node, command: &[&str], words: &[(&str, &str)], case: &Case) -> Result {
+    expect_named_and(started_again, node, (command, words), case)
+}
+
+/// A start of the agent mends all.
+fn started_again(node: &mut Node) -> Result {
+    node.agent.restart()?;
+    node.agent.wait_ready(START).map(drop)
+}
+
+/// The same with another way to mend what no script does: `start` starts the agent, and waits until all is there.
+pub(crate) fn expect_named_and(
+    start: fn(&mut Node) -> Result,
+    node: &mut Node,
+    (command, words): (&[&str], &[(&str, &str)]),
+    case: &Case,
+) -> Result {
     let fill = |text: &str| words.iter().fold(text.to_owned(), |text, (word, meaning)| text.replace(word, meaning));
     let name = |error: LabError| LabError::Wrong(format!("{}: {error:?}", fill(case.damage)));
     node.host.namespace().sh(&format!("{SHELL}{}", fill(case.damage)))?;
     let lines: Vec<String> = case.lines.iter().map(|line| fill(line)).collect();
     expect_lines(&node.agent.compare(command)?, &lines).map_err(name)?;
     if case.mending.is_empty() {
-        node.agent.restart()?;
-        node.agent.wait_ready(START)?;
+        start(node)?;
         node.agent.terminate()?;
     } else {
         node.host.namespace().sh(&format!("{SHELL}{}", fill(case.mending)))?;

@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr};
 use wire_tests::{AgentSpec, Etcd, Family, Host, PeerLease, Result, check, eventually, lab};
 
 use crate::{
-    cluster::{Node, PROMPT, START, peer, phase},
+    cluster::{Node, PROMPT, START, V4, peer, phase},
     datapath::Datapath,
 };
 
@@ -66,6 +66,32 @@ fn the_udp_backend_never_leads_an_address_of_etcd_that_lies_in_the_network_into_
         goes_on(&etcd, node, number)?;
     }
     Ok(())
+}
+
+/// The bridge of such a network would have a route to all of its addresses.
+#[test]
+fn a_network_by_name_with_an_address_of_etcd_is_refused_where_it_is_made_and_where_it_is_joined() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(V4)?;
+    let [a, b] = lab.hosts::<2>()?;
+    let node = Node::with(behind_default_route(&etcd, a)?, by_that_address(&etcd))?;
+    let create = "network create app --subnet=10.9.0.0/20";
+    let made = node.agent.run_with_its_flags(create)?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    check(!made.status.success() && said.contains("10.9.0.5/32, an address of etcd"), || said.to_string())?;
+
+    // A host that reaches etcd by another address does not know of this one.
+    let other = Node::start(b, &etcd)?;
+    let made = other.agent.run_with_its_flags(create)?;
+    check(made.status.success(), || format!("{made:?}"))?;
+    let exposed = other.agent.run_with_its_flags("network expose app")?;
+    check(exposed.status.success(), || format!("{exposed:?}"))?;
+    let exposed = node.agent.run_with_its_flags("network expose app")?;
+    let said = format!("{exposed:?}");
+    check(said.contains("overlaps 10.9.0.5/32, an address of etcd"), || said)?;
+    is_not_led_away(&node)?;
+    goes_on(&etcd, &node, 73)
 }
 
 fn is_refused(node: &Node) -> Result {

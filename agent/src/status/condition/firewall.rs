@@ -18,6 +18,8 @@ pub(crate) enum FirewallCondition {
     NftablesLacks { nftables: Nftables, error: String },
     /// The kernel refuses our flowtable: the error.
     NoFlowtable(String),
+    /// No device of the network can be in a flowtable.
+    FlowtableUnused,
     /// Our chains could not be removed from the variant of iptables that is not in use: the error.
     OtherIptables(String),
     /// Docker's chains may be in iptables-legacy, which only root can read. There may be none: its module is loaded on
@@ -81,7 +83,7 @@ impl FirewallCondition {
             Self::OtherAgent => Self::OTHER_AGENT,
             Self::Blocked(_) => Self::BLOCKED,
             Self::NftablesLacks { .. } => Self::NFTABLES,
-            Self::NoFlowtable(_) => Self::FLOWTABLE,
+            Self::NoFlowtable(_) | Self::FlowtableUnused => Self::FLOWTABLE,
             Self::OtherIptables(_) => Self::OTHER_IPTABLES,
             Self::DockersChainsHidden => Self::DOCKERS_CHAINS,
             Self::DropsOverruled { .. } => Self::OVERRULED,
@@ -109,6 +111,10 @@ impl FirewallCondition {
                  needs NF_FLOW_TABLE_INET and NFT_FLOW_OFFLOAD, which Debian's kernels have (check with modprobe -a \
                  nf_flow_table_inet nft_flow_offload); the agent tries again once a minute ({error})"
             )),
+            Self::FlowtableUnused => Message::plain(
+                "--flowtable has no effect: only the kernel's VXLAN devices can be in a flowtable, and this network has none on this host",
+            )
+            .remedy("; ", "leave the flag out, or use the vxlan backend"),
             Self::OtherIptables(error) => Message::plain(format!(
                 "wire-agent's chains could not be removed from the variant of iptables that is not in use: {error}"
             )),

@@ -1,6 +1,6 @@
 //! Conditions of the kernel's links, routes and other entries.
 
-use wire_state::{Clash, Conflict, Failure, Network};
+use wire_state::{Clash, Conflict, Failure, Network, PolicyRule};
 
 use super::{Kind, Log, Message, Rank, Severity, kinds};
 
@@ -12,6 +12,8 @@ pub(crate) enum KernelCondition {
     OtherProgram(Vec<(String, u32)>),
     /// Routes of others take packets for peers: their text.
     Detours(String),
+    /// Rules of others lead packets for peers past our routes.
+    Bypassed(Vec<PolicyRule>),
     /// A foreign entry prevents ours.
     Conflict(Conflict),
     /// Operations failed: the first of them, and the text.
@@ -31,6 +33,7 @@ impl KernelCondition {
         NO_NOTIFICATIONS = Kind::fault("no-kernel-notifications", "monitor");
         OTHER_PROGRAM = Kind::warning("changed-by-another-program", "another program").logged(Log::Beginning);
         DETOURS = Kind::warning("detours", "detours").logged(Log::Beginning);
+        BYPASSED = Kind::warning("bypassed", "routing rules").logged(Log::Beginning);
         NAME_CONFLICT = conflict("name-conflict");
         VNI_CONFLICT = conflict("vni-conflict");
         PORT_CONFLICT = conflict("port-conflict");
@@ -55,6 +58,7 @@ impl KernelCondition {
             Self::NoNotifications(_) => Self::NO_NOTIFICATIONS,
             Self::OtherProgram(_) => Self::OTHER_PROGRAM,
             Self::Detours(_) => Self::DETOURS,
+            Self::Bypassed(_) => Self::BYPASSED,
             Self::Conflict(Conflict::Name { .. }) => Self::NAME_CONFLICT,
             Self::Conflict(Conflict::Vni { .. }) => Self::VNI_CONFLICT,
             Self::Conflict(Conflict::Port { .. }) => Self::PORT_CONFLICT,
@@ -74,6 +78,7 @@ impl KernelCondition {
             Self::Clashes(clashes) => Message::of_clashes(clashes),
             Self::Detours(routes) if routes.matches("; remove the route").count() > 1 => Message::plain(routes),
             Self::Detours(text) => Message::split(text, &REMEDIES),
+            Self::Bypassed(rules) => bypassed(rules),
             Self::Conflict(conflict) => Message::split(&conflict.to_string(), &REMEDIES),
             Self::OperationFailed { text, .. } => Message::plain(text),
         }
@@ -86,6 +91,7 @@ impl KernelCondition {
             Self::NoNotifications(_)
             | Self::OtherProgram(_)
             | Self::Detours(_)
+            | Self::Bypassed(_)
             | Self::Unreadable(_)
             | Self::Clashes(_) => String::new(),
         }
@@ -111,6 +117,15 @@ fn subject(conflict: &Conflict) -> String {
         | Conflict::Forwarding { link, .. } => link.to_string(),
         Conflict::Route { namespace, key, .. } => format!("{key}{namespace}"),
     }
+}
+
+fn bypassed(rules: &[PolicyRule]) -> Message {
+    let named: Vec<String> = rules.iter().map(|rule| format!("\"{rule}\"")).collect();
+    Message::plain(format!(
+        "ip rule has {}, which lead containers' packets for the overlay past the table main, where the routes to other hosts are",
+        named.join(" and ")
+    ))
+    .remedy("; ", "exclude the overlay's networks, with a rule before them: ip rule add to NETWORK lookup main priority NUMBER")
 }
 
 fn other_program(changes: &[(String, u32)]) -> Message {
