@@ -26,7 +26,8 @@ fn attach_all(node: &Node, guests: &[Made], meanwhile: impl FnOnce() -> Result) 
         if !matches!(output.status.code(), Some(0 | 4)) {
             return Ok(None);
         }
-        let reply: Value = serde_json::from_slice(&output.stdout).map_err(LabError::answer("attach"))?;
+        let unread = |error| LabError::Wrong(format!("attach: {error}: {output:?}"));
+        let reply: Value = serde_json::from_slice(&output.stdout).map_err(unread)?;
         Ok(Some(Answer { guest: format!("netns:{}", guest.path()), addresses: addresses(&reply["attachment"]) }))
     };
     let (answers, done) = thread::scope(|scope| {

@@ -48,14 +48,22 @@ fn addresses_of(node: &Node, guest: &str, count: usize) -> Result<BTreeSet<IpAdd
 fn containers_with_a_label_and_of_a_service_of_compose_are_attached_as_they_come_and_go() -> Result {
     let lab = lab!();
     let (_etcd, mut sites) = sites::<2>(&lab, V4, true)?;
-    ctl(&sites[0].node, "network create app")?;
+    // A network for each, since a container answers by the first of two interfaces in one network.
     let far = sites[1].run()?;
-    let own = attach(&sites[1].node, &format!("{} app", far.name()))?;
+    let mut own = Vec::new();
+    for network in ["app", "shop", "second"] {
+        ctl(&sites[0].node, &format!("network create {network}"))?;
+        own.extend(attach(&sites[1].node, &format!("{} {network}", far.name()))?);
+    }
     let [one, two] = [1, 2].map(|number| run(&mut sites[0], &of_compose(number, false)));
     let (one, two) = (one?, two?);
     let node = &sites[0].node;
-    for (guest, name) in [("label:tier=web", "eth1"), ("compose:shop/web", "eth2"), ("compose:shop/web/2", "eth3")] {
-        ctl(node, &format!("attach {guest} app --name {name}"))?;
+    for (guest, network, name) in [
+        ("label:tier=web", "app", "eth1"),
+        ("compose:shop/web", "shop", "eth2"),
+        ("compose:shop/web/2", "second", "eth3"),
+    ] {
+        ctl(node, &format!("attach {guest} {network} --name {name}"))?;
     }
     let by_label = addresses_of(node, "label:tier=web", 2)?;
     let by_service = addresses_of(node, "compose:shop/web", 2)?;
