@@ -29,7 +29,8 @@ const GUESTS: &str = "GUEST is one of:
   /run/netns/X, netns:PATH      a network namespace
   pid:N                         the namespace of a process, until it ends
 
-Exit statuses: 0 attached (also if it was before) or kept with --when-started, 1 refused or blocked, 3 no such guest runs.";
+Exit statuses: 0 attached (also if it was before) or kept with --when-started, 1 refused, or kept and blocked, 3 no such guest runs, 4 kept, and not
+attached yet: it waits, and the text says for what.";
 
 /// Flags of `wire-agent attach`.
 #[derive(Debug, Args)]
@@ -83,7 +84,8 @@ fn text<T: ToString>(value: Option<T>) -> String {
 /// `wire-agent attach`.
 ///
 /// # Errors
-/// [`Exit::NoAgent`] when no agent answers, [`Exit::NoGuest`] if no such guest runs, [`Exit::Refused`] and [`Exit::Blocked`].
+/// [`Exit::NoAgent`] when no agent answers, [`Exit::NoGuest`] if no such guest runs, [`Exit::Refused`], [`Exit::Blocked`], and
+/// [`Exit::Waits`] without --when-started.
 pub(crate) async fn attach(run_dir: &Path, flags: AttachFlags) -> Result<(), Exit> {
     let request = proto::AttachRequest {
         guest: flags.guest.to_string(),
@@ -100,8 +102,17 @@ pub(crate) async fn attach(run_dir: &Path, flags: AttachFlags) -> Result<(), Exi
     } else {
         output::answer(&format!("{}\n", attach_text(&reply)))?;
     }
-    let blocked = reply.attachment.filter(|attachment| attachment.state == AttachmentState::Blocked.name());
-    blocked.map_or(Ok(()), |attachment| Err(Exit::Blocked { reason: attachment.reason }))
+    match reply.attachment {
+        Some(attachment) if attachment.state == AttachmentState::Blocked.name() => {
+            Err(Exit::Blocked { reason: attachment.reason })
+        }
+        Some(attachment) if attachment.state == AttachmentState::Waiting.name() && !flags.when_started => {
+            let is_said = !attachment.reason.is_empty();
+            let reason = if is_said { attachment.reason } else { "see wire-agent attachments".to_owned() };
+            Err(Exit::Waits { reason })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// `wire-agent detach`.

@@ -21,6 +21,8 @@ use crate::{
 pub(crate) const NO: u8 = 1;
 /// `attach`: no such guest runs.
 pub(crate) const NO_GUEST: u8 = 3;
+/// `attach`: it is kept, and waits.
+pub(crate) const WAITS: u8 = 4;
 /// A flag or variable is not valid: EX_USAGE.
 pub(crate) const USAGE: u8 = 64;
 /// No interface for the underlay: EX_NOHOST.
@@ -100,6 +102,9 @@ pub(crate) enum Exit {
     /// `attach`: the interface cannot be made now.
     #[error("it is kept, and blocked: {reason}")]
     Blocked { reason: String },
+    /// `attach`: the interface is made as soon as that is possible.
+    #[error("it is kept, and waits: {reason}")]
+    Waits { reason: String },
     /// A call to etcd failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -206,6 +211,7 @@ impl Exit {
             | Self::NotAttached { .. }
             | Self::Blocked { .. } => NO,
             Self::NoGuest { .. } => NO_GUEST,
+            Self::Waits { .. } => WAITS,
             Self::Usage(_) | Self::EtcdSettings(_) => USAGE,
             Self::NoUnderlay { .. } | Self::NoPossibleUnderlay { .. } => NO_HOST,
             Self::NoAgent { .. }
@@ -266,6 +272,7 @@ impl Exit {
             | Self::NoGuest { .. }
             | Self::NotAttached { .. }
             | Self::Blocked { .. }
+            | Self::Waits { .. }
             | Self::EtcdSettings(_)
             | Self::NoPossibleUnderlay { .. }
             | Self::SilentAgent { .. }
@@ -328,6 +335,7 @@ Exit statuses:
  \
                                    1  the command's answer is no (for example: there is no network config)
    3  attach: no such container or namespace runs
+   4  attach: it is kept, and waits (for etcd, or for what its text says)
   64  a \
                                    flag or variable is not valid
   68  --iface can match no interface that leads to \

@@ -18,6 +18,7 @@ mod part;
 mod samples;
 mod seen;
 mod task;
+mod undone;
 mod wishes;
 
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::guests::{ContainerId, Guest, Place};
+use crate::guests::{ContainerId, Guest, Place, Running};
 
 /// The fewest digits of an id after `id:`, as Docker shows them.
 const DIGITS: usize = 12;
@@ -19,7 +19,8 @@ const LONGEST: usize = 1024;
 /// Which containers or namespaces are meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Selector {
-    /// A container's name, else the beginning of its id, else a process.
+    /// As it is written: a container's name, else the beginning of its id, else a process. It is kept as that which it means when it is attached
+    /// ([`Selector::found`]), so that it never means another one later.
     Word(String),
     /// `name:NAME`: a container's name and nothing else.
     Name(String),
@@ -56,6 +57,8 @@ pub(crate) enum SelectorError {
     Process(String),
     #[error("netns:{0} is no path of a namespace: it begins with a slash and has no ..")]
     File(String),
+    #[error("{0} is a file of a process: write pid: and its number, so that no later process is taken for it")]
+    ProcessFile(String),
     #[error("{0}: is not supported: name:, id:, label:, compose:, pid: and netns: are")]
     Kind(String),
 }
@@ -87,9 +90,9 @@ impl Selector {
     pub(crate) fn is_for_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Word(one) | Self::Name(one), Self::Word(other) | Self::Name(other)) => one == other,
-            (Self::Process { pid: one, .. }, Self::Process { pid: other, .. }) => one == other,
-            (Self::Word(word), Self::Process { pid, .. }) | (Self::Process { pid, .. }, Self::Word(word)) => {
-                word.parse() == Ok(*pid)
+            (Self::Id(one), Self::Id(other)) => one.starts_with(other) || other.starts_with(one),
+            (Self::Process { pid: one, started: first }, Self::Process { pid: other, started: second }) => {
+                one == other && (first == second || first.is_none() || second.is_none())
             }
             (one, other) => one == other,
         }
@@ -100,6 +103,60 @@ impl Selector {
         match self {
             Self::Word(_) | Self::Name(_) | Self::Id(_) | Self::Label { .. } | Self::Compose { .. } => true,
             Self::Process { .. } | Self::File(_) => false,
+        }
+    }
+
+    /// The selector as it is kept, and the first guest that it means; `None` if none is there.
+    ///
+    /// # Errors
+    /// When it can be only one, and two are meant.
+    pub(crate) fn found(self, guests: &BTreeMap<ContainerId, Guest>) -> Result<Option<(Self, Place)>, Ambiguous> {
+        let first = self.places(guests)?.into_iter().next();
+        let name = |id: &ContainerId| guests.get(id).map(|guest| guest.name.clone());
+        let kept = match (&self, &first) {
+            (Self::Word(word), Some(Place::Container(id))) if name(id).as_ref() == Some(word) => {
+                Self::Name(word.clone())
+            }
+            (Self::Word(_) | Self::Id(_), Some(Place::Container(id))) => Self::Id(id.as_str().to_owned()),
+            (Self::Word(word), None) => {
+                let pid = word.parse().ok().filter(|pid| is_pid(*pid));
+                let process = |pid| (Self::Process { pid, started: None }, Place::Process { pid, started: None });
+                return Ok(pid.map(process));
+            }
+            (
+                Self::Word(_)
+                | Self::Name(_)
+                | Self::Id(_)
+                | Self::Label { .. }
+                | Self::Compose { .. }
+                | Self::Process { .. }
+                | Self::File(_),
+                _,
+            ) => self.clone(),
+        };
+        Ok(first.map(|place| (kept, place)))
+    }
+
+    /// The selector as it is kept for guests that may be there later; `None` if there can be none.
+    pub(crate) fn later(&self, running: &Running) -> Option<Self> {
+        match self {
+            Self::Word(word) => {
+                let is_named = running.guests().values().any(|guest| guest.name == *word);
+                let id = || running.known(word).next().filter(|_| is_id(word) && !is_named);
+                Some(id().map_or_else(|| Self::Name(word.clone()), |id| Self::Id(id.as_str().to_owned())))
+            }
+            Self::Id(digits) => running.known(digits).next().map(|id| Self::Id(id.as_str().to_owned())),
+            Self::Name(_) | Self::Label { .. } | Self::Compose { .. } | Self::File(_) => Some(self.clone()),
+            Self::Process { .. } => None,
+        }
+    }
+
+    /// True if it may be the id of a container: Docker has to tell which there are, also of those that do not run.
+    pub(crate) fn may_be_id(&self) -> bool {
+        match self {
+            Self::Word(word) => is_id(word),
+            Self::Id(_) => true,
+            Self::Name(_) | Self::Label { .. } | Self::Compose { .. } | Self::Process { .. } | Self::File(_) => false,
         }
     }
 
@@ -132,18 +189,8 @@ impl Selector {
             Self::Word(word) => {
                 let named = with(&|guest| guest.name == *word);
                 let begin_so = with(&|guest| guest.id.as_str().starts_with(word.as_str()));
-                self.word(word, &named, &begin_so)
+                self.one(if named.is_empty() { &begin_so } else { &named })
             }
-        }
-    }
-
-    fn word(&self, word: &str, named: &[&Guest], begin_so: &[&Guest]) -> Result<BTreeSet<Place>, Ambiguous> {
-        if !named.is_empty() {
-            return self.one(named);
-        }
-        match word.parse::<u32>() {
-            Ok(pid) if begin_so.is_empty() && is_pid(pid) => Ok([Place::Process { pid, started: None }].into()),
-            Ok(_) | Err(_) => self.one(begin_so),
         }
     }
 
@@ -199,8 +246,12 @@ fn name(text: &str) -> Result<String, SelectorError> {
 
 fn id(text: &str) -> Result<Selector, SelectorError> {
     let digits = text.to_ascii_lowercase();
-    let valid = (DIGITS..=64).contains(&digits.len()) && digits.chars().all(|digit| digit.is_ascii_hexdigit());
-    if valid { Ok(Selector::Id(digits)) } else { Err(SelectorError::Id(text.to_owned())) }
+    if is_id(&digits) { Ok(Selector::Id(digits)) } else { Err(SelectorError::Id(text.to_owned())) }
+}
+
+/// True for as many hex digits as the id of a container is given with.
+fn is_id(digits: &str) -> bool {
+    (DIGITS..=64).contains(&digits.len()) && digits.chars().all(|digit| digit.is_ascii_hexdigit())
 }
 
 fn label(text: &str) -> Result<Selector, SelectorError> {
@@ -233,7 +284,15 @@ fn process(text: &str) -> Result<Selector, SelectorError> {
 
 fn file(text: &str) -> Result<Selector, SelectorError> {
     let valid = text.starts_with('/') && !text.contains('\0') && !text.split('/').any(|part| part == "..");
-    if valid { Ok(Selector::File(text.into())) } else { Err(SelectorError::File(text.to_owned())) }
+    if !valid {
+        return Err(SelectorError::File(text.to_owned()));
+    }
+    // What is there belongs to a process, whose number is another one's later.
+    let Some(of_process) = text.strip_prefix("/proc/") else { return Ok(Selector::File(text.into())) };
+    match of_process.split_once('/') {
+        Some((pid, "ns/net")) if pid.parse::<u32>().is_ok() => process(pid),
+        Some(_) | None => Err(SelectorError::ProcessFile(text.to_owned())),
+    }
 }
 
 /// The text of the command line.

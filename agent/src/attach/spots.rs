@@ -14,7 +14,7 @@ use crate::guests::{HelperError, Place, Running, Why};
 const LOOK: Duration = Duration::from_secs(1);
 /// The pause before one is asked for again that could not be opened.
 const AGAIN: Duration = Duration::from_secs(5);
-/// The most that are being opened at a time: the helper takes eight connections.
+/// The most that are being opened at a time: the others wait.
 const AT_A_TIME: usize = 4;
 
 /// The sockets and files that were opened in a namespace. It exists for as long as a copy of this is kept.
@@ -45,6 +45,8 @@ pub(crate) struct Spots(BTreeMap<Place, Spot>);
 struct Spot {
     /// The process for which it is, of a container.
     process: Option<u32>,
+    /// When that was started (field 22 of proc_pid_stat(5)); `None` if that is not known.
+    started: Option<u64>,
     state: State,
     is_opening: bool,
     /// When it is asked for again.
@@ -135,6 +137,24 @@ impl Spots {
         (spot.state, spot.again) = (state, again);
     }
 
+    /// Gives up the containers whose processes have ended, also if nobody tells of it. `start_of` says when a process was started.
+    pub(crate) fn look_for_ended(&mut self, start_of: impl Fn(u32) -> Option<u64>, now: Instant) {
+        for spot in self.0.values_mut().filter(|spot| matches!(spot.state, State::Reached(..))) {
+            let Some(process) = spot.process else { continue };
+            let started = start_of(process);
+            if spot.started.is_some() && started != spot.started {
+                (spot.state, spot.again) = (State::Gone, Some(now + AGAIN));
+            }
+            spot.started = started;
+        }
+    }
+
+    /// The next time to look whether containers have ended, while nobody tells of it.
+    pub(crate) fn next_look(&self, now: Instant) -> Option<Instant> {
+        let is_container = |spot: &Spot| spot.process.is_some() && matches!(spot.state, State::Reached(..));
+        self.0.values().any(is_container).then(|| now + LOOK)
+    }
+
     pub(crate) fn seen(&self, place: &Place) -> Seen<'_> {
         match self.0.get(place).map(|spot| &spot.state) {
             None | Some(State::New) => Seen::Unknown,
@@ -152,7 +172,7 @@ impl Spots {
 
 impl Spot {
     const fn new(process: Option<u32>) -> Self {
-        Self { process, state: State::New, is_opening: false, again: None }
+        Self { process, started: None, state: State::New, is_opening: false, again: None }
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -200,6 +220,23 @@ mod tests {
         assert!(matches!(spots.seen(&place), Seen::Unknown), "that was the one before");
         assert!(spots.follow(std::iter::empty(), &running(8), now).is_empty());
         assert!(matches!(spots.seen(&place), Seen::Unknown));
+    }
+
+    #[test]
+    fn a_container_whose_process_has_ended_is_given_up_though_nobody_tells_of_it() {
+        let (mut spots, now, place) = (Spots::default(), Instant::now(), place());
+        spots.follow([&place].into_iter(), &running(7), now);
+        spots.look_for_ended(|_| None, now);
+        assert!(spots.next_look(now).is_none(), "it is not open");
+        spots.note(&place, Some(7), opened(1), now);
+        spots.look_for_ended(|_| None, now);
+        assert!(matches!(spots.seen(&place), Seen::Reached(..)), "it is not known when it was started");
+        spots.look_for_ended(|pid| (pid == 7).then_some(100), now);
+        spots.look_for_ended(|pid| (pid == 7).then_some(100), now);
+        assert!(matches!(spots.seen(&place), Seen::Reached(..)) && spots.next_look(now) == Some(now + LOOK));
+        spots.look_for_ended(|_| Some(101), now);
+        assert!(matches!(spots.seen(&place), Seen::Gone), "another process has its number");
+        assert!(spots.next_look(now).is_none());
     }
 
     #[test]

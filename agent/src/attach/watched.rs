@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{error, info};
 use wire_net::chain;
 
@@ -25,11 +25,16 @@ const LIST: Duration = Duration::from_secs(5);
 /// The longest time that a command waits for a container that Docker has just started: its event may be on the way.
 const EVENT: Duration = Duration::from_secs(1);
 
+/// The most commands that have a guest looked at by the helper at a time: the others wait.
+const AT_A_TIME: usize = 2;
+
 /// A guest cannot be attached now.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
     #[error("{0} is not running: start it, or give --when-started")]
     NotThere(String),
+    #[error("{0} is not there, and never will be again")]
+    Gone(String),
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -42,13 +47,15 @@ pub(crate) struct Watched {
     pub(crate) helper: Helper,
     running: Arc<watch::Sender<Running>>,
     is_started: Arc<AtomicBool>,
+    openings: Arc<Semaphore>,
 }
 
 impl Watched {
     /// With the helper of this folder of volatile files.
     pub(crate) fn new(run_dir: &Path) -> Self {
         let running = watch::Sender::new(Running::default());
-        Self { helper: Helper::in_folder(run_dir), running: running.into(), is_started: Arc::default() }
+        let openings = Semaphore::new(AT_A_TIME).into();
+        Self { helper: Helper::in_folder(run_dir), running: running.into(), is_started: Arc::default(), openings }
     }
 
     /// Begins to listen, if it has not yet.
@@ -75,24 +82,46 @@ impl Watched {
     pub(crate) async fn find(&self, selector: Selector) -> Result<Selector, FindError> {
         let mut running = self.subscribe();
         if selector.asks_docker() {
-            self.start();
-            let is_known = |seen: &Running| seen.doubt().is_none();
-            if tokio::time::timeout(LIST, running.wait_for(is_known)).await.is_err() {
-                let why = running.borrow().doubt().unwrap_or("its answer is late").to_owned();
-                return Err(FindError::Unknown(format!("it is not known which containers run: {why}")));
-            }
+            self.wait_for_list(&mut running).await?;
             let is_there = |seen: &Running| selector.places(seen.guests()).is_ok_and(|places| !places.is_empty());
             let _is_there = tokio::time::timeout(EVENT, running.wait_for(is_there)).await.is_ok();
         }
-        let guests = running.borrow().guests().clone();
-        let places = selector.places(&guests).map_err(|error| FindError::Refused(error.to_string()))?;
-        let Some(place) = places.into_iter().next() else { return Err(FindError::NotThere(selector.to_string())) };
+        let (guests, said) = (running.borrow().guests().clone(), selector.to_string());
+        let found = selector.found(&guests).map_err(|error| FindError::Refused(error.to_string()))?;
+        let Some((selector, place)) = found else { return Err(FindError::NotThere(said)) };
         self.check(selector, place).await
+    }
+
+    /// The selector as it is kept for a guest that may be started later.
+    ///
+    /// # Errors
+    /// When no such guest can be started, or that is not known.
+    pub(crate) async fn keep(&self, selector: Selector) -> Result<Selector, FindError> {
+        if matches!(selector, Selector::Process { .. }) {
+            return self.find(selector).await;
+        }
+        let mut running = self.subscribe();
+        if selector.may_be_id() {
+            self.wait_for_list(&mut running).await?;
+        }
+        let kept = selector.later(&running.borrow());
+        kept.ok_or_else(|| FindError::Gone(selector.to_string()))
+    }
+
+    async fn wait_for_list(&self, running: &mut watch::Receiver<Running>) -> Result<(), FindError> {
+        self.start();
+        let is_known = |seen: &Running| seen.doubt().is_none();
+        if tokio::time::timeout(LIST, running.wait_for(is_known)).await.is_err() {
+            let why = running.borrow().doubt().unwrap_or("its answer is late").to_owned();
+            return Err(FindError::Unknown(format!("it is not known which containers run: {why}")));
+        }
+        Ok(())
     }
 
     /// Opens a place and closes it again: the host's own namespace is refused.
     async fn check(&self, selector: Selector, place: Place) -> Result<Selector, FindError> {
         let place = with_start(place);
+        let _turn = self.openings.acquire().await.map_err(|error| FindError::Unknown(error.to_string()))?;
         let (helper, asked) = (self.helper.clone(), place.clone());
         let opened = tokio::task::spawn_blocking(move || helper.open(&asked).map(drop)).await;
         match opened {

@@ -23,13 +23,12 @@ impl ControlService {
     ) -> Result<Response<proto::AttachReply>, Status> {
         let mut new = new_attachment(&request)?;
         let (_, watched) = self.attaching()?;
-        if !request.when_started {
-            new.guest = watched.find(new.guest).await.map_err(|error| match error {
-                FindError::NotThere(_) => Status::not_found(error.to_string()),
-                FindError::Refused(_) => Status::failed_precondition(error.to_string()),
-                FindError::Unknown(_) => Status::unavailable(error.to_string()),
-            })?;
-        }
+        let kept = if request.when_started { watched.keep(new.guest).await } else { watched.find(new.guest).await };
+        new.guest = kept.map_err(|error| match error {
+            FindError::NotThere(_) | FindError::Gone(_) => Status::not_found(error.to_string()),
+            FindError::Refused(_) => Status::failed_precondition(error.to_string()),
+            FindError::Unknown(_) => Status::unavailable(error.to_string()),
+        })?;
         let (Noted { ids, is_already }, waits) = self.wish_attached(AttachWish::Attach(new)).await?;
         if let Some(Err(why)) = waits {
             return Err(Status::failed_precondition(why));

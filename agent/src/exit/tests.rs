@@ -40,6 +40,15 @@ fn an_answer_of_no_has_status_1() {
 }
 
 #[test]
+fn what_attach_says_has_statuses_of_its_own() {
+    let said = || "web is not running".to_owned();
+    ends(Exit::NotAttached { message: said() }, 1, "web is not running", None);
+    ends(Exit::Blocked { reason: said() }, 1, "it is kept, and blocked: web is not running", None);
+    ends(Exit::NoGuest { message: said() }, 3, "web is not running", None);
+    ends(Exit::Waits { reason: said() }, 4, "it is kept, and waits: web is not running", None);
+}
+
+#[test]
 fn a_flag_that_is_not_valid_has_status_64() {
     use UsageError::{
         ForwardWithout, HalfIdentity, Kubernetes, NoEndpoint, NoHostsAddress, PasswordWithoutUser, Pattern,

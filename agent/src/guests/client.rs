@@ -1,10 +1,11 @@
 //! The agent's side of the helper. All calls wait: they are for a thread of their own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use wire_kernel::OpenedGuest;
@@ -17,6 +18,9 @@ use super::{
     protocol::{Answer, LONGEST_ANSWER, Malformed, Refusal, Request, Word},
 };
 
+/// The longest time that the helper has to open a namespace. It asks Docker, and the file system that a path is on.
+const OPEN: Duration = Duration::from_secs(5);
+
 /// Where the helper listens.
 #[derive(Clone, Debug)]
 pub(crate) struct Helper(PathBuf);
@@ -28,6 +32,11 @@ pub(crate) enum HelperError {
     Refused(Refusal),
     #[error("the helper on {} does not answer: start it with systemctl enable --now wire-agent-guests.socket", path.display())]
     Silent { path: PathBuf, source: io::Error },
+    #[error(
+        "the helper has not answered for {}: Docker or the file system of the path may hang; see the log of wire-agent-guests.service",
+        humantime::format_duration(OPEN)
+    )]
+    Late,
     #[error("the helper has hung up: see the log of wire-agent-guests.service")]
     HungUp,
     #[error("the helper's answer cannot be read")]
@@ -45,9 +54,9 @@ impl Helper {
     /// The sockets in a namespace, and its name. As long as it is kept, the namespace exists.
     ///
     /// # Errors
-    /// When it is not there, is the host's, or the helper does not answer.
+    /// When it is not there, is the host's, or the helper does not answer in time.
     pub(crate) fn open(&self, place: &Place) -> Result<(Namespace, OpenedGuest), HelperError> {
-        let helper = self.ask(&Request::Open(place.clone()))?;
+        let helper = self.ask(&Request::Open(place.clone()), Some(OPEN))?;
         let received = helper.receive_with_descriptors(LONGEST_ANSWER).map_err(|error| self.silent(error))?;
         let (packet, descriptors) = received.ok_or(HelperError::HungUp)?;
         match Answer::decode(&packet)? {
@@ -62,16 +71,21 @@ impl Helper {
     /// # Errors
     /// When the helper does not answer.
     pub(crate) fn watch(&self) -> Result<Watch, HelperError> {
-        Ok(Watch { helper: self.ask(&Request::Watch)?, at: self.clone() })
+        Ok(Watch { helper: self.ask(&Request::Watch, None)?, at: self.clone() })
     }
 
-    fn ask(&self, request: &Request) -> Result<Packets, HelperError> {
-        let helper = Packets::connect(&self.0).map_err(|error| self.silent(error))?;
+    /// Sends a request. Each call to the kernel waits for at most `limit`, those for the answer too.
+    fn ask(&self, request: &Request, limit: Option<Duration>) -> Result<Packets, HelperError> {
+        let helper = Packets::connect_within(&self.0, limit).map_err(|error| self.silent(error))?;
         helper.send(&request.encode(), &[]).map_err(|error| self.silent(error))?;
         Ok(helper)
     }
 
     fn silent(&self, source: io::Error) -> HelperError {
+        // The name of the kernel for a time that is over.
+        if source.kind() == io::ErrorKind::WouldBlock {
+            return HelperError::Late;
+        }
         HelperError::Silent { path: self.0.clone(), source }
     }
 }
@@ -113,23 +127,40 @@ impl Watch {
 /// The containers that run, as far as is known. Pure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Running {
-    guests: BTreeMap<ContainerId, Guest>,
+    now: Containers,
     /// Those of a list that began, until it is whole: what was known before holds until then.
-    list: Option<BTreeMap<ContainerId, Guest>>,
+    list: Option<Containers>,
     /// The reason why nothing is known; empty if something is.
     away: Option<String>,
     is_known: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Containers {
+    running: BTreeMap<ContainerId, Guest>,
+    /// All that Docker knows, these and those that do not run.
+    known: BTreeSet<ContainerId>,
 }
 
 impl Running {
     /// Takes one word in.
     pub(crate) fn hear(&mut self, word: Word) {
         match word {
-            Word::Begin => self.list = Some(BTreeMap::new()),
-            Word::Running(guest) => drop(self.current().insert(guest.id.clone(), guest)),
-            Word::Ended(id) => drop(self.current().remove(&id)),
+            Word::Begin => self.list = Some(Containers::default()),
+            Word::Running(guest) => {
+                let Containers { running, known } = self.current();
+                known.insert(guest.id.clone());
+                running.insert(guest.id.clone(), guest);
+            }
+            Word::Known(id) => drop(self.current().known.insert(id)),
+            Word::Ended(id) => drop(self.current().running.remove(&id)),
+            Word::Removed(id) => {
+                let Containers { running, known } = self.current();
+                running.remove(&id);
+                known.remove(&id);
+            }
             Word::Whole => {
-                self.guests = self.list.take().unwrap_or_default();
+                self.now = self.list.take().unwrap_or_default();
                 (self.is_known, self.away) = (true, None);
             }
             // The containers go on without Docker (live-restore): nothing is taken away.
@@ -137,12 +168,22 @@ impl Running {
         }
     }
 
-    fn current(&mut self) -> &mut BTreeMap<ContainerId, Guest> {
-        self.list.as_mut().unwrap_or(&mut self.guests)
+    fn current(&mut self) -> &mut Containers {
+        self.list.as_mut().unwrap_or(&mut self.now)
     }
 
     pub(crate) const fn guests(&self) -> &BTreeMap<ContainerId, Guest> {
-        &self.guests
+        &self.now.running
+    }
+
+    /// The containers that Docker knows and whose ids begin so, whether they run or not.
+    pub(crate) fn known<'a>(&'a self, digits: &'a str) -> impl Iterator<Item = &'a ContainerId> {
+        self.now.known.iter().filter(move |id| id.as_str().starts_with(digits))
+    }
+
+    /// True if Docker knows no container any more whose id begins so.
+    pub(crate) fn has_gone(&self, digits: &str) -> bool {
+        self.is_known && self.known(digits).next().is_none()
     }
 
     /// `None` if it is up to date; else the reason, as far as it is known.
@@ -180,5 +221,23 @@ mod tests {
         assert_eq!(heard(&mut running, vec![Word::Ended(guest("d").id), Word::Running(guest("e")), Word::Whole]), "e");
         assert_eq!(running.doubt(), None);
         assert_eq!(heard(&mut running, vec![Word::Begin, Word::Away("again".to_owned())]), "e");
+    }
+
+    #[test]
+    fn a_container_that_does_not_run_is_known_until_docker_has_removed_it() {
+        let mut running = Running::default();
+        let (one, other) = (guest("a"), guest("b"));
+        assert!(!running.has_gone("aaaa"), "nothing is known yet");
+        let list = vec![Word::Begin, Word::Known(one.id.clone()), Word::Running(other.clone()), Word::Whole];
+        assert_eq!(heard(&mut running, list), "b");
+        assert!(!running.has_gone("aaaa") && !running.has_gone("bbbb") && running.has_gone("cccc"));
+        assert_eq!(heard(&mut running, vec![Word::Ended(other.id.clone())]), "");
+        assert!(!running.has_gone("bbbb"), "it can be started again");
+        heard(&mut running, vec![Word::Removed(other.id)]);
+        assert!(running.has_gone("bbbb") && !running.has_gone("aaaa"));
+        heard(&mut running, vec![Word::Away("no socket".to_owned())]);
+        assert!(!running.has_gone("bbbb"), "it is not known");
+        heard(&mut running, vec![Word::Begin, Word::Whole]);
+        assert!(running.has_gone("aaaa"), "the new list does not have it");
     }
 }

@@ -9,7 +9,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::PathBuf,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,6 +23,8 @@ const LONGEST_HEAD: usize = 16 << 10;
 const LONGEST_ANSWER: u64 = 64 << 20;
 /// The longest event in bytes: all labels of a container are in it.
 const LONGEST_EVENT: usize = 4 << 20;
+/// The time before the question from which on events are asked for, in whole seconds.
+const BEFORE: Duration = Duration::from_secs(1);
 /// The longest time between two pieces of an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -33,12 +35,18 @@ pub(crate) struct Docker {
     pub(crate) socket: PathBuf,
 }
 
-/// Something happened to a container.
+/// Something happened to a container: it was started, renamed, removed, or has ended. An event may be old, so the container is looked at then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// It was started, or has another name.
-    Changed(ContainerId),
-    Ended(ContainerId),
+pub(crate) struct Event(pub(crate) ContainerId);
+
+/// A container, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Running(Guest),
+    /// It does not run, and can be started again.
+    Ended,
+    /// There is no such container.
+    Unknown,
 }
 
 /// The events of Docker, line by line.
@@ -107,32 +115,46 @@ impl Docker {
     /// # Errors
     /// When Docker does not answer so.
     pub(crate) fn running(&self) -> io::Result<Vec<ContainerId>> {
-        let list = self.get("/containers/json")?.ok_or(io::ErrorKind::NotFound)?;
+        self.list("/containers/json")
+    }
+
+    /// All containers, those that do not run too.
+    ///
+    /// # Errors
+    /// When Docker does not answer so.
+    pub(crate) fn known(&self) -> io::Result<Vec<ContainerId>> {
+        self.list("/containers/json?all=true")
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<ContainerId>> {
+        let list = self.get(path)?.ok_or(io::ErrorKind::NotFound)?;
         let list: Vec<Listed> = serde_json::from_slice(&list)?;
         Ok(list.into_iter().map(|listed| listed.id).collect())
     }
 
-    /// A container; `None` if it does not run.
+    /// A container.
     ///
     /// # Errors
     /// When Docker does not answer so.
-    pub(crate) fn inspect(&self, id: &ContainerId) -> io::Result<Option<Guest>> {
-        let Some(found) = self.get(&format!("/containers/{}/json", id.as_str()))? else { return Ok(None) };
+    pub(crate) fn inspect(&self, id: &ContainerId) -> io::Result<State> {
+        let Some(found) = self.get(&format!("/containers/{}/json", id.as_str()))? else { return Ok(State::Unknown) };
         let Inspected { id, name, state, config } = serde_json::from_slice(&found)?;
         let name = name.trim_start_matches('/').to_owned();
         let guest = Guest { id, name, pid: state.pid, labels: config.labels.unwrap_or_default(), left_out: 0 };
-        Ok((state.running && state.pid > 0).then(|| guest.bounded()))
+        Ok(if state.running && state.pid > 0 { State::Running(guest.bounded()) } else { State::Ended })
     }
 
-    /// Events from now on.
+    /// Events from a moment ago on.
     ///
     /// # Errors
     /// When Docker does not answer so.
     pub(crate) fn events(&self) -> io::Result<Events> {
-        // {"type":["container"],"event":["start","die","rename"]}
-        let filters =
-            "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22rename%22%5D%7D";
-        let answer = self.ask(&format!("/events?filters={filters}"))?;
+        // {"type":["container"],"event":["start","die","rename","destroy"]}
+        let filters = "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22rename%22%2C%22destroy%22%5D%7D";
+        // Docker begins to collect them after it has begun its answer: without `since`, those between would be missed.
+        let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = begun.saturating_sub(BEFORE).as_secs();
+        let answer = self.ask(&format!("/events?since={since}&filters={filters}"))?;
         if answer.status != 200 {
             return Err(answer.refusal());
         }
@@ -222,8 +244,7 @@ impl Event {
     fn of(line: &[u8]) -> Option<Self> {
         let Happened { action, actor: Actor { id } } = serde_json::from_slice(line).ok()?;
         match action.as_str() {
-            "start" | "rename" => Some(Self::Changed(id)),
-            "die" => Some(Self::Ended(id)),
+            "start" | "rename" | "die" | "destroy" => Some(Self(id)),
             _ => None,
         }
     }
@@ -303,6 +324,7 @@ mod tests {
         let missing = b"HTTP/1.0 404 Not Found\r\n\r\n{\"message\":\"No such container\"}".to_vec();
         let answers = vec![
             ok(&list),
+            ok(&format!(r#"[{{"Id":"{}","State":"exited"}}]"#, "a".repeat(64))),
             ok(&inspected("a", true, 77)),
             ok(&inspected("a", false, 0)),
             ok(&inspected("a", true, 0)),
@@ -312,9 +334,10 @@ mod tests {
         assert_eq!(docker.running().unwrap(), [id("a"), id("b")]);
         let labels = [("a".to_owned(), "b".to_owned())].into();
         let web = Guest { id: id("a"), name: "web".to_owned(), pid: 77, labels, left_out: 0 };
-        assert_eq!(docker.inspect(&id("a")).unwrap(), Some(web));
-        for _ in 0..3 {
-            assert_eq!(docker.inspect(&id("a")).unwrap(), None, "it does not run");
+        assert_eq!(docker.known().unwrap(), [id("a")]);
+        assert_eq!(docker.inspect(&id("a")).unwrap(), State::Running(web));
+        for state in [State::Ended, State::Ended, State::Unknown] {
+            assert_eq!(docker.inspect(&id("a")).unwrap(), state);
         }
     }
 
@@ -359,8 +382,8 @@ mod tests {
             }
             other
         });
-        for expected in [Event::Changed(id("a")), Event::Ended(id("a")), Event::Changed(id("b"))] {
-            assert_eq!(events.next(quiet.as_fd()).unwrap(), Next::Event(expected));
+        for letter in ["a", "a", "b"] {
+            assert_eq!(events.next(quiet.as_fd()).unwrap(), Next::Event(Event(id(letter))));
         }
         drop(loud);
         assert_eq!(events.next(quiet.as_fd()).unwrap(), Next::Other);

@@ -24,8 +24,8 @@ use wire_net::chain;
 use wire_netlink::cookie;
 
 use super::{
-    docker::Docker,
-    guest::{ContainerId, Place},
+    docker::{Docker, State},
+    guest::{ContainerId, Guest, Place},
     protocol::{Refusal, Why},
 };
 
@@ -63,12 +63,12 @@ pub(crate) fn open(place: &Place, docker: &Docker, host: u64) -> Result<Opened, 
 fn open_container(place: &Place, id: &ContainerId, docker: &Docker) -> Result<Opened, Refusal> {
     let asked = || docker.inspect(id).map_err(|error| refused(place, &error));
     let not_there = || Refusal { why: Why::NotThere, text: format!("{place} is not running") };
-    let pid = asked()?.ok_or_else(not_there)?.pid;
+    let State::Running(Guest { pid, .. }) = asked()? else { return Err(not_there()) };
     let opened = open_process(place, pid, None)?;
     // While it has the same process, that number is nobody else's: so it was its namespace.
     match asked()? {
-        Some(guest) if guest.pid == pid => Ok(opened),
-        Some(_) | None => Err(not_there()),
+        State::Running(guest) if guest.pid == pid => Ok(opened),
+        State::Running(_) | State::Ended | State::Unknown => Err(not_there()),
     }
 }
 

@@ -5,14 +5,17 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
+    time::Duration,
 };
 
 use nix::{
     cmsg_space,
     sys::socket::{
         AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4,
-        bind, connect, listen, recvmsg, sendmsg, socket,
+        bind, connect, listen, recvmsg, sendmsg, setsockopt, socket,
+        sockopt::{ReceiveTimeout, SendTimeout},
     },
+    sys::time::TimeVal,
 };
 
 use super::protocol::DESCRIPTORS;
@@ -25,7 +28,20 @@ impl Packets {
     /// # Errors
     /// When nobody listens there.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        Self::connect_within(path, None)
+    }
+
+    /// The same, where this and all later calls wait for at most `limit` (socket(7): `SO_RCVTIMEO`, `SO_SNDTIMEO`).
+    ///
+    /// # Errors
+    /// When nobody listens there; [`io::ErrorKind::WouldBlock`] if the time is over.
+    pub(crate) fn connect_within(path: &Path, limit: Option<Duration>) -> io::Result<Self> {
         let socket = new_socket()?;
+        if let Some(limit) = limit {
+            let limit = TimeVal::new(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), limit.subsec_micros().into());
+            setsockopt(&socket, ReceiveTimeout, &limit)?;
+            setsockopt(&socket, SendTimeout, &limit)?;
+        }
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(Self(socket))
     }

@@ -64,9 +64,14 @@ pub(crate) enum Word {
     Begin,
     /// One that is running: of the list, started just now, or changed (its name).
     Running(Guest),
+    /// One that Docker knows, of the list, whether it runs or not.
+    Known(ContainerId),
     /// The list that began is whole: there are no others.
     Whole,
+    /// It does not run any more, and can be started again.
     Ended(ContainerId),
+    /// Docker does not know it any more.
+    Removed(ContainerId),
     /// Docker does not answer: nothing is known until the list begins anew.
     Away(String),
 }
@@ -138,6 +143,8 @@ impl Answer {
             Self::Heard(Word::Whole) => packet(5, &[]),
             Self::Heard(Word::Ended(id)) => packet(6, id.as_str().as_bytes()),
             Self::Heard(Word::Away(text)) => packet(7, shortened(text, LONGEST_TEXT).as_bytes()),
+            Self::Heard(Word::Known(id)) => packet(8, id.as_str().as_bytes()),
+            Self::Heard(Word::Removed(id)) => packet(9, id.as_str().as_bytes()),
         }
     }
 
@@ -160,6 +167,8 @@ impl Answer {
             5 => empty(Word::Whole),
             6 => Ok(Self::Heard(Word::Ended(id(rest)?))),
             7 => Ok(Self::Heard(Word::Away(text(rest)?))),
+            8 => Ok(Self::Heard(Word::Known(id(rest)?))),
+            9 => Ok(Self::Heard(Word::Removed(id(rest)?))),
             kind => Err(Malformed::Kind(kind)),
         }
     }
@@ -245,6 +254,8 @@ mod tests {
             Just(Answer::Heard(Word::Whole)),
             guests.prop_map(guest).prop_map(|guest| Answer::Heard(Word::Running(guest))),
             ids().prop_map(|id| Answer::Heard(Word::Ended(id))),
+            ids().prop_map(|id| Answer::Heard(Word::Known(id))),
+            ids().prop_map(|id| Answer::Heard(Word::Removed(id))),
             ".{0,100}".prop_map(|text| Answer::Heard(Word::Away(text))),
         ]
     }

@@ -38,8 +38,8 @@ use crate::{
     output::complain,
 };
 
-/// The most connections at a time: the agent has two.
-const CONNECTIONS: usize = 8;
+/// The most connections at a time. The agent has seven; those that it has given up since they hang go on for a while.
+pub(super) const CONNECTIONS: usize = 32;
 /// The time that the helper stays without a connection, if systemd starts it again for the next one.
 const IDLE: Duration = Duration::from_secs(30);
 

@@ -2,14 +2,10 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
-    },
+    io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, Sender, channel},
     thread,
     time::Duration,
 };
@@ -27,13 +23,15 @@ use wire_state::{
 };
 
 use super::{
-    client::{Helper as Client, HelperError, Running},
-    guest::{ContainerId, Place},
+    client::{Helper as Client, HelperError},
+    guest::Place,
     packet::{self, Packets},
     protocol::{Answer, LONGEST_ANSWER, Refusal, Request, Why, Word},
-    serve::Helper,
+    serve::{CONNECTIONS, Helper},
 };
 use crate::host_dataplane::HostDataplane;
+
+mod told;
 
 /// A helper whose host is this thread's namespace, and its folder.
 struct Served {
@@ -230,9 +228,9 @@ fn more_connections_than_the_agent_needs_are_closed_and_room_comes_back() {
             let _ = connection.send(&Request::Open(sleeper.place()).encode(), &[]);
             connection.receive_with_descriptors(LONGEST_ANSWER).ok().flatten().is_some()
         };
-        let open: Vec<Packets> = (0..8).map(|_| served.connect()).collect();
+        let open: Vec<Packets> = (0..CONNECTIONS).map(|_| served.connect()).collect();
         assert!(open.iter().all(ask));
-        assert!(!ask(&served.connect()), "a ninth is served");
+        assert!(!ask(&served.connect()), "one more is served");
         drop(open);
         let mut tries = 0;
         while served.client.open(&sleeper.place()).is_err() {
@@ -240,120 +238,6 @@ fn more_connections_than_the_agent_needs_are_closed_and_room_comes_back() {
             assert!(tries < 1000, "there is no room any more");
             thread::sleep(Duration::from_millis(10));
         }
-    });
-}
-
-/// A Docker: what the containers' processes are, and the events.
-struct Docker {
-    listener: UnixListener,
-    inspected: Receiver<String>,
-    events: Receiver<String>,
-}
-
-impl Docker {
-    fn start(socket: &Path) -> (Sender<String>, Sender<String>) {
-        let listener = UnixListener::bind(socket).unwrap();
-        let ((say_inspected, inspected), (say_events, events)) = (channel(), channel());
-        let docker = Self { listener, inspected, events };
-        thread::spawn(move || docker.serve());
-        (say_inspected, say_events)
-    }
-
-    /// Ends, and with it the events, when the test has no more to say.
-    fn serve(self) {
-        let mut answers = Vec::new();
-        let mut watching: Option<UnixStream> = None;
-        loop {
-            let (mut stream, _) = self.listener.accept().unwrap();
-            let mut asked = [0; 4096];
-            let len = stream.read(&mut asked).unwrap();
-            let asked = String::from_utf8_lossy(&asked[..len]).into_owned();
-            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
-            if asked.starts_with("GET /events?") {
-                watching = Some(stream);
-            } else if asked.starts_with("GET /containers/json ") {
-                stream.write_all(format!(r#"[{{"Id":"{}"}}]"#, "a".repeat(64)).as_bytes()).unwrap();
-            } else {
-                let Ok(answer) = self.inspected.recv() else { return };
-                answers.push(asked);
-                stream.write_all(answer.as_bytes()).unwrap();
-                drop(stream);
-                // What happens after each container that was asked for.
-                let Ok(event) = self.events.recv() else { return };
-                watching.as_mut().unwrap().write_all(event.as_bytes()).unwrap();
-            }
-        }
-    }
-}
-
-fn inspected(letter: &str, name: &str, running: bool) -> String {
-    let (id, pid) = (letter.repeat(64), u32::from(running) * 7);
-    format!(
-        r#"{{"Id":"{id}","Name":"/{name}","State":{{"Running":{running},"Pid":{pid}}},"Config":{{"Labels":null}}}}"#
-    )
-}
-
-fn event(action: &str, letter: &str) -> String {
-    format!("{{\"Action\":\"{action}\",\"Actor\":{{\"ID\":\"{}\"}}}}\n", letter.repeat(64))
-}
-
-/// The names after a word.
-fn hear(running: &mut Running, word: Word) -> String {
-    running.hear(word);
-    running.guests().values().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(" ")
-}
-
-#[test]
-fn the_list_then_starts_names_and_ends_are_told_until_docker_ends_and_that_is_said() {
-    in_namespace(|| {
-        let mut docker = None;
-        let served = Served::with(|socket| docker = Some(Docker::start(socket)));
-        let (say_inspected, say_events) = docker.unwrap();
-        let watch = served.client.watch().unwrap();
-        let mut running = Running::default();
-        assert_eq!(hear(&mut running, watch.next().unwrap()), "", "the list begins");
-        say_inspected.send(inspected("a", "web", true)).unwrap();
-        say_events.send(event("start", "b")).unwrap();
-        assert_eq!(hear(&mut running, watch.next().unwrap()), "", "it is not whole");
-        assert_eq!(hear(&mut running, watch.next().unwrap()), "web");
-        say_inspected.send(inspected("b", "db", true)).unwrap();
-        say_events.send(event("rename", "a")).unwrap();
-        assert_eq!(hear(&mut running, watch.next().unwrap()), "web db");
-        say_inspected.send(inspected("a", "front", true)).unwrap();
-        say_events.send(event("die", "b") + &event("start", "c")).unwrap();
-        assert_eq!(hear(&mut running, watch.next().unwrap()), "front db");
-        assert_eq!(hear(&mut running, watch.next().unwrap()), "front");
-        // It has ended before it was looked at.
-        say_inspected.send(inspected("c", "short", false)).unwrap();
-        say_events.send(String::new()).unwrap();
-        assert_eq!(watch.next().unwrap(), Word::Ended("c".repeat(64).parse::<ContainerId>().unwrap()));
-        drop((say_inspected, say_events));
-        let ended = Client::in_folder(served.folder.path());
-        // The next container that is asked for finds Docker gone.
-        assert!(ended.open(&Place::Container("a".repeat(64).parse().unwrap())).is_err());
-        let Word::Away(why) = watch.next().unwrap() else { panic!("Docker's end is not said") };
-        assert!(why.contains("hung up"), "{why}");
-        running.hear(Word::Away(why));
-        assert_eq!(running.guests().len(), 1, "what runs goes on");
-        assert!(running.doubt().is_some());
-    });
-}
-
-#[test]
-fn without_docker_the_agent_is_told_so_once_and_the_list_comes_when_docker_does() {
-    in_namespace(|| {
-        let served = Served::new();
-        let watch = served.client.watch().unwrap();
-        let Word::Away(why) = watch.next().unwrap() else { panic!("nothing is said") };
-        assert!(why.contains("No such file"), "{why}");
-        let (say_inspected, say_events) = Docker::start(&served.folder.path().join("docker.sock"));
-        say_inspected.send(inspected("a", "web", true)).unwrap();
-        say_events.send(String::new()).unwrap();
-        let mut running = Running::default();
-        while running.doubt().is_some() {
-            running.hear(watch.next().unwrap());
-        }
-        assert_eq!(running.guests().len(), 1);
     });
 }
 

@@ -12,7 +12,7 @@ use nix::{
 use wire_net::chain;
 
 use super::{
-    docker::{Docker, Event, Next},
+    docker::{Docker, Event, Next, State},
     guest::ContainerId,
     packet::Packets,
     protocol::{Answer, Word},
@@ -52,19 +52,21 @@ pub(super) fn watch(agent: &Packets, docker: &Docker) {
 
 /// Ends with an error only. `said` is emptied once Docker answers.
 fn tell(agent: &Packets, docker: &Docker, said: &mut String) -> Result<(), Ended> {
-    // First, so that nothing that happens while the list is read is missed.
+    // First, so that nothing that happens while the lists are read is missed.
     let mut events = docker.events()?;
-    let running = docker.running()?;
+    let (known, running) = (docker.known()?, docker.running()?);
     said.clear();
     say(agent, Word::Begin)?;
+    for id in known {
+        say(agent, Word::Known(id))?;
+    }
     for id in running {
         tell_of(agent, docker, id)?;
     }
     say(agent, Word::Whole)?;
     loop {
         match events.next(agent.0.as_fd())? {
-            Next::Event(Event::Changed(id)) => tell_of(agent, docker, id)?,
-            Next::Event(Event::Ended(id)) => say(agent, Word::Ended(id))?,
+            Next::Event(Event(id)) => tell_of(agent, docker, id)?,
             // It has nothing more to ask, so it has hung up.
             Next::Other => return Ok(()),
         }
@@ -73,8 +75,9 @@ fn tell(agent: &Packets, docker: &Docker, said: &mut String) -> Result<(), Ended
 
 fn tell_of(agent: &Packets, docker: &Docker, id: ContainerId) -> Result<(), Ended> {
     let word = match docker.inspect(&id)? {
-        Some(guest) => Word::Running(guest),
-        None => Word::Ended(id),
+        State::Running(guest) => Word::Running(guest),
+        State::Ended => Word::Ended(id),
+        State::Unknown => Word::Removed(id),
     };
     say(agent, word)
 }

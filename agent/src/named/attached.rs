@@ -9,7 +9,7 @@ use wire_backends::{Segment, SegmentEndpoint};
 use wire_net::LinkName;
 use wire_state::{DesiredNet, Namespace, Scope};
 
-use super::part::scope_of;
+use super::{part::scope_of, undone::Undone};
 use crate::{
     attach::{AttachmentId, Opened},
     datapath::{GuestShare, NetworkShare},
@@ -29,14 +29,27 @@ pub(super) struct Containers {
     pub(super) leaving: BTreeSet<AttachmentId>,
 }
 
+impl Containers {
+    /// Takes away those that were not among the former ones.
+    pub(super) fn keep_those_of(&mut self, former: &Attached) {
+        self.endpoints.retain(|endpoint| former.has(endpoint));
+        let endpoints = &self.endpoints;
+        self.opened.retain(|namespace, _| endpoints.iter().any(|one| one.inside.namespace == *namespace));
+    }
+}
+
 /// The containers on a network, and since which change of its share the loop of `Network` knows of each.
 #[derive(Debug, Default)]
 pub(super) struct Attached {
     containers: Containers,
     told: BTreeMap<LinkName, u64>,
     left: BTreeMap<AttachmentId, u64>,
-    /// The last change that a round has taken into account.
-    done: u64,
+    /// The ports whose containers have all that they should have.
+    made: BTreeSet<LinkName>,
+    /// The reasons why others have not.
+    faults: BTreeMap<LinkName, String>,
+    /// The attachments whose ports are gone.
+    gone: BTreeSet<AttachmentId>,
 }
 
 impl Attached {
@@ -52,7 +65,10 @@ impl Attached {
                 .map(|one| one.port)
                 .collect();
             self.told.retain(|port, _| same.contains(port));
+            self.made.retain(|port| same.contains(port));
+            self.faults.retain(|port, _| same.contains(port));
             self.left.retain(|id, _| containers.leaving.contains(id));
+            self.gone.retain(|id| containers.leaving.contains(id));
             self.containers = containers;
         }
         differs
@@ -78,61 +94,88 @@ impl Attached {
         for endpoint in &self.containers.endpoints {
             self.told.entry(endpoint.port).or_insert(number);
         }
+        self.note_leaving(number);
+    }
+
+    /// Notes that the removal of ports alone was told as this change.
+    pub(super) fn note_leaving(&mut self, number: u64) {
         for id in &self.containers.leaving {
             self.left.entry(*id).or_insert(number);
         }
     }
 
-    /// Notes that a round has taken this change into account, and done all of it.
-    pub(super) fn note_done(&mut self, number: u64) {
-        self.done = self.done.max(number);
+    /// True if the removal of some ports was not told yet.
+    pub(super) fn has_more_leaving(&self) -> bool {
+        self.containers.leaving.iter().any(|id| !self.left.contains_key(id))
+    }
+
+    /// Notes that a round has taken this change into account, and could not do so much of it. True if all of it is done.
+    pub(super) fn note_done(&mut self, number: u64, undone: Option<Undone<'_>>) -> bool {
+        for endpoint in &self.containers.endpoints {
+            if self.told.get(&endpoint.port).is_none_or(|told| *told > number) {
+                continue;
+            }
+            match undone.and_then(|undone| undone.at(endpoint)) {
+                Some(why) => {
+                    self.made.remove(&endpoint.port);
+                    self.faults.insert(endpoint.port, why);
+                }
+                None => {
+                    self.faults.remove(&endpoint.port);
+                    self.made.insert(endpoint.port);
+                }
+            }
+        }
+        let is_gone = |id: &AttachmentId| {
+            let is_of_it = |port: LinkName| port.as_str().starts_with(id.port(0).as_str());
+            !undone.is_some_and(|undone| undone.keeps(is_of_it))
+        };
+        let told = self.left.iter().filter(|(_, told)| **told <= number).map(|(id, _)| *id);
+        let (gone, left): (BTreeSet<AttachmentId>, BTreeSet<AttachmentId>) = told.partition(is_gone);
+        self.gone.extend(gone);
+        // They are to be told again.
+        self.left.retain(|id, _| !left.contains(id));
+        self.faults.is_empty() && left.is_empty()
     }
 
     /// True if something was told that no round has done yet.
     pub(super) fn is_waiting(&self) -> bool {
-        self.told.values().chain(self.left.values()).any(|number| *number > self.done)
-            || self.told.len() < self.containers.endpoints.len()
-            || self.left.len() < self.containers.leaving.len()
+        self.containers.endpoints.iter().any(|endpoint| !self.made.contains(&endpoint.port))
+            || self.containers.leaving.iter().any(|id| !self.gone.contains(id))
     }
 
-    /// True if a link is, or was, the port of a container.
-    pub(super) fn has_port(&self, link: LinkName) -> bool {
-        self.containers.endpoints.iter().any(|one| one.port == link) || self.containers.gone.contains(&link)
-    }
-
-    /// True if a container has its interface in this namespace.
-    pub(super) fn is_in(&self, namespace: Namespace) -> bool {
-        self.containers.endpoints.iter().any(|one| one.inside.namespace == namespace)
+    /// True if a container is among them as it is.
+    pub(super) fn has(&self, endpoint: &SegmentEndpoint) -> bool {
+        self.containers.endpoints.contains(endpoint)
     }
 
     /// The containers whose links are made, as far as is known.
     pub(super) fn made(&self) -> impl Iterator<Item = &SegmentEndpoint> {
-        let is_done =
-            |endpoint: &&SegmentEndpoint| self.told.get(&endpoint.port).is_some_and(|told| *told <= self.done);
-        self.containers.endpoints.iter().filter(is_done)
+        self.containers.endpoints.iter().filter(|endpoint| self.made.contains(&endpoint.port))
+    }
+
+    /// The reason why a container does not have all that it should have, by its port.
+    pub(super) const fn faults(&self) -> &BTreeMap<LinkName, String> {
+        &self.faults
     }
 
     /// The attachments whose ports are removed.
-    pub(super) fn left(&self) -> BTreeSet<AttachmentId> {
-        self.left.iter().filter(|(_, told)| **told <= self.done).map(|(id, _)| *id).collect()
+    pub(super) const fn left(&self) -> &BTreeSet<AttachmentId> {
+        &self.gone
+    }
+
+    /// The ports that are not to be there.
+    pub(super) const fn unwanted(&self) -> &BTreeSet<LinkName> {
+        &self.containers.gone
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use wire_net::{DualStack, MacAddr};
-    use wire_state::LinkPlace;
-
-    use super::*;
-
-    fn endpoint(port: &str, namespace: u64) -> SegmentEndpoint {
-        SegmentEndpoint {
-            port: port.parse().unwrap(),
-            inside: LinkPlace { namespace: Namespace::Guest(namespace), name: "eth1".parse().unwrap() },
-            addresses: DualStack { v4: Some([10, 128, 1, 33].into()), v6: None },
-            mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
-        }
-    }
+    use super::{
+        super::undone::tests::{endpoint, failed, unmade},
+        *,
+    };
 
     #[test]
     fn a_link_is_made_when_a_round_has_done_the_change_in_which_it_was_told() {
@@ -141,9 +184,9 @@ mod tests {
         assert!(attached.set(one.clone()) && !attached.set(one.clone()));
         assert!(attached.is_waiting() && attached.made().count() == 0);
         attached.note_told(3);
-        attached.note_done(2);
+        attached.note_done(2, None);
         assert_eq!(attached.made().count(), 0);
-        attached.note_done(3);
+        assert!(attached.note_done(3, None));
         assert!(!attached.is_waiting() && attached.made().count() == 1);
         // Another one waits, and the first stays made.
         let two = Containers { endpoints: vec![endpoint("wp00000001", 7), endpoint("wp00000002", 8)], ..one };
@@ -153,12 +196,35 @@ mod tests {
     }
 
     #[test]
-    fn only_its_own_ports_and_containers_concern_a_network() {
+    fn a_container_that_cannot_have_its_link_stops_no_other_and_is_made_later() {
         let mut attached = Attached::default();
-        let gone = ["wp00000009".parse().unwrap()].into();
-        attached.set(Containers { endpoints: vec![endpoint("wp00000001", 7)], gone, ..Containers::default() });
-        let has = |port: &str| attached.has_port(port.parse().unwrap());
-        assert!(has("wp00000001") && has("wp00000009") && !has("wp00000002"));
-        assert!(attached.is_in(Namespace::Guest(7)) && !attached.is_in(Namespace::Guest(8)));
+        let (bad, good) = (endpoint("wp00000001", 7), endpoint("wp00000002", 8));
+        attached.set(Containers { endpoints: vec![bad.clone(), good.clone()], ..Containers::default() });
+        attached.note_told(1);
+        let report = unmade(&[&bad]);
+        assert!(!attached.note_done(1, Undone::of(&report)));
+        assert_eq!(attached.made().collect::<Vec<_>>(), [&good]);
+        assert!(attached.faults()[&bad.port].contains("is there already"));
+        assert!(attached.is_waiting());
+        assert!(attached.note_done(2, None));
+        assert!(attached.faults().is_empty() && attached.made().count() == 2);
+    }
+
+    #[test]
+    fn an_attachment_is_gone_when_its_own_ports_are_removed() {
+        let mut attached = Attached::default();
+        let [one, other] = [1_u64 << 32, 2 << 32].map(AttachmentId::new);
+        let gone: BTreeSet<LinkName> = [one.port(0), one.port(1), other.port(0)].into();
+        attached.set(Containers { gone: gone.clone(), leaving: [one, other].into(), ..Containers::default() });
+        assert_eq!(attached.unwanted(), &gone);
+        attached.note_told(1);
+        let delete = wire_state::Op::Kernel(Namespace::Host, wire_state::KernelOp::DeleteLink(one.port(1)));
+        let report = failed(vec![delete], nix::errno::Errno::EBUSY);
+        assert!(!attached.note_done(1, Undone::of(&report)));
+        assert_eq!(attached.left(), &[other].into());
+        assert!(attached.is_waiting() && attached.has_more_leaving(), "it is to be told again");
+        attached.note_leaving(2);
+        assert!(attached.note_done(2, None) && !attached.is_waiting());
+        assert_eq!(attached.left(), &[one, other].into());
     }
 }

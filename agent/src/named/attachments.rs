@@ -184,9 +184,35 @@ impl Attachments {
         }
     }
 
-    /// Those that are meant. A guest may be given as the id of an attachment, too.
-    pub(super) fn meant(&self, which: &Which) -> BTreeSet<AttachmentId> {
-        self.all().values().filter(|there| which.means(there)).map(|there| there.id).collect()
+    /// Those that are meant. A guest may be given as the id of an attachment, too; a word as `attach` takes it: a name, else the beginning of a
+    /// container's id, else a process.
+    ///
+    /// # Errors
+    /// When a word is the beginning of the ids of two containers.
+    pub(super) fn meant(&self, which: &Which) -> Result<BTreeSet<AttachmentId>, String> {
+        let all = |is_meant: &dyn Fn(&Selector) -> bool| -> BTreeMap<AttachmentId, &Selector> {
+            let meant = self.all().values().filter(|there| which.is_part(there));
+            meant.filter(|there| is_meant(&there.guest)).map(|there| (there.id, &there.guest)).collect()
+        };
+        let written: BTreeSet<AttachmentId> =
+            self.all().values().filter(|there| which.means(there)).map(|there| there.id).collect();
+        let Selector::Word(word) = &which.guest else { return Ok(written) };
+        if !written.is_empty() {
+            return Ok(written);
+        }
+        let by_id = all(&|guest| matches!(guest, Selector::Id(digits) if digits.starts_with(word.as_str())));
+        if let Some(first) = by_id.values().next()
+            && let Some(other) = by_id.values().find(|guest| *guest != first)
+        {
+            return Err(format!("{word} means both {first} and {other}: give more digits of the id"));
+        }
+        if !by_id.is_empty() {
+            return Ok(by_id.into_keys().collect());
+        }
+        let pid = word.parse().ok();
+        Ok(all(&|guest| matches!(guest, Selector::Process { pid: number, .. } if Some(*number) == pid))
+            .into_keys()
+            .collect())
     }
 
     /// The addresses that attachments of a network name.
@@ -213,11 +239,14 @@ impl Attachments {
 
 impl Which {
     fn means(&self, there: &Attachment) -> bool {
-        let Self { guest, network, interface } = self;
-        let is_its_id = || guest.to_string().parse().ok() == Some(there.id);
-        (there.guest.is_for_same(guest) || is_its_id())
-            && network.as_ref().is_none_or(|network| there.network() == network)
-            && interface.is_none_or(|interface| there.interface == interface)
+        let is_its_id = || self.guest.to_string().parse().ok() == Some(there.id);
+        (there.guest.is_for_same(&self.guest) || is_its_id()) && self.is_part(there)
+    }
+
+    /// True if it is of the network and interface, whatever the guest.
+    fn is_part(&self, there: &Attachment) -> bool {
+        self.network.as_ref().is_none_or(|network| there.network() == network)
+            && self.interface.is_none_or(|interface| there.interface == interface)
     }
 }
 
@@ -289,12 +318,29 @@ mod tests {
         let meant = |guest: &str, network: Option<&str>, interface: Option<&str>| {
             let network = network.map(|name| name.parse().unwrap());
             let interface = interface.map(|name| name.parse().unwrap());
-            all.meant(&Which { guest: guest.parse().unwrap(), network, interface })
+            all.meant(&Which { guest: guest.parse().unwrap(), network, interface }).unwrap()
         };
         assert_eq!(meant("web", None, None), [first.id, second.id].into());
         assert_eq!(meant("name:web", Some("other"), None), [second.id].into());
         assert_eq!(meant("web", None, Some("eth1")), [first.id].into());
         assert_eq!(meant(&second.id.to_string(), None, None), [second.id].into());
         assert!(meant("nobody", None, None).is_empty());
+    }
+
+    #[test]
+    fn a_word_is_a_name_else_the_beginning_of_an_id_else_a_process() {
+        let mut all = attachments();
+        let named = add(&mut all, &new("name:77", "app"));
+        let by_id = add(&mut all, &new(&format!("id:8{}", "a".repeat(63)), "app"));
+        let process = add(&mut all, &new("pid:9@100", "app"));
+        let meant = |all: &Attachments, guest: &str| {
+            all.meant(&Which { guest: guest.parse().unwrap(), network: None, interface: None })
+        };
+        assert_eq!(meant(&all, "77"), Ok([named.id].into()));
+        assert_eq!(meant(&all, "8a"), Ok([by_id.id].into()));
+        assert_eq!(meant(&all, "9"), Ok([process.id].into()));
+        add(&mut all, &new(&format!("id:8{}", "b".repeat(63)), "app"));
+        let both = meant(&all, "8").unwrap_err();
+        assert!(both.contains("means both"), "{both}");
     }
 }

@@ -34,8 +34,8 @@ pub(super) struct Taken<'a> {
     pub(super) own: BTreeSet<IpAddr>,
     /// The addresses that other attachments name.
     pub(super) named: BTreeSet<IpAddr>,
-    /// True if another host has an address, though it is in a block of this one.
-    pub(super) is_foreign: &'a dyn Fn(IpAddr) -> bool,
+    /// The other host that has an address, for people; it may be in a block of this one.
+    pub(super) holder: &'a dyn Fn(IpAddr) -> Option<String>,
 }
 
 /// Chooses the addresses of a container.
@@ -48,6 +48,9 @@ pub(super) fn choose(attachment: &Attachment, kept: &Kept, taken: &Taken<'_>) ->
         }
         if taken.own.contains(address) {
             return Choice::Refused(format!("{address} is in use on this host already"));
+        }
+        if let Some(holder) = (taken.holder)(*address) {
+            return Choice::Refused(format!("{holder} has {address}: give another one, or detach its container there"));
         }
     }
     let pool = pools.claimed();
@@ -134,7 +137,7 @@ fn free(attachment: &Attachment, kept: &Kept, taken: &Taken<'_>) -> Option<IpAdd
     let rooms: Vec<Prefix> = kept.rooms.iter().map(Room::prefix).filter(|prefix| prefix.family() == family).collect();
     loop {
         let address = choose_own(pool, &rooms, &in_use, &[])?;
-        if !(taken.is_foreign)(address) {
+        if (taken.holder)(address).is_none() {
             return Some(address);
         }
         in_use.insert(address);

@@ -1,7 +1,9 @@
 //! The transactions with the store, each in a task beside, and each safe to repeat.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, panic::AssertUnwindSafe, time::Duration};
 
+use futures::FutureExt as _;
+use tracing::error;
 use wire_kernel::OpenedGuest;
 use wire_lease::named::{Joined, Joining, Kept, MemberRecord, NetworkError, NetworkStore, PutBack, Room};
 use wire_net::{DualStack, HostId, MacAddr, NetworkName};
@@ -41,7 +43,8 @@ pub(super) enum Done {
 /// The part of this host in the store.
 #[derive(Debug)]
 pub(super) enum Holding {
-    Kept(Kept),
+    /// With the addresses in its blocks that other hosts have.
+    Kept(Kept, Vec<IpAddr>),
     /// Other hosts have all that it had, and it gets nothing else.
     Nothing(Kept, NetworkError),
     /// There is another network of that name.
@@ -69,9 +72,7 @@ pub(super) async fn hold<S: LeaseStore>(
             }
         }
         match (store.join(&name, &joining).await, without) {
-            (Ok(Joined { network, member, rooms, foreign: _ }), _) => {
-                Ok(Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }))
-            }
+            (Ok(joined), _) => Ok(holding(joined)),
             (Err(error @ NetworkError::Full(_)), Some(kept)) => Ok(Holding::Nothing(kept, error)),
             (Err(error), _) => Err(error),
         }
@@ -93,11 +94,13 @@ pub(super) async fn grow<S: LeaseStore>(
     joining: Joining,
 ) -> Done {
     let grown = async {
-        let Joined { network, member, mut rooms, foreign: _ } = store.join(&name, &joining).await?;
-        if rooms.iter().all(|room| kept.rooms.contains(room)) {
-            rooms.push(store.more(&name, joining.host, joining.lease).await?);
+        let joined = store.join(&name, &joining).await?;
+        if !joined.rooms.iter().all(|room| kept.rooms.contains(room)) {
+            return Ok(holding(joined));
         }
-        Ok(Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }))
+        store.more(&name, joining.host, joining.lease).await?;
+        // Others may have addresses in it.
+        Ok(holding(store.join(&name, &joining).await?))
     };
     let grown = tokio::time::timeout(LONGEST, grown).await.unwrap_or_else(|_| Err(late()));
     Done::Held(name, grown)
@@ -139,6 +142,36 @@ pub(super) async fn leave<S: LeaseStore>(store: NetworkStore<S>, name: NetworkNa
     Done::Left(name, left)
 }
 
-fn late() -> NetworkError {
+fn holding(Joined { network, member, rooms, foreign }: Joined) -> Holding {
+    Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }, foreign)
+}
+
+/// The outcome of a job; one that panics has this outcome instead, so that nobody waits for it.
+pub(super) async fn safely(otherwise: Done, job: impl Future<Output = Done>) -> Done {
+    match AssertUnwindSafe(job).catch_unwind().await {
+        Ok(done) => done,
+        Err(_) => {
+            error!(instead = ?otherwise, "a step of a network by name has died inside the agent: it is tried again");
+            otherwise
+        }
+    }
+}
+
+pub(super) fn late() -> NetworkError {
     StoreError::Unavailable { operation: "transaction", source: None }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_panics_has_failed_and_is_not_waited_for() {
+        let name: NetworkName = "app".parse().unwrap();
+        let otherwise = Done::Held(name.clone(), Err(late()));
+        let done = safely(otherwise, async { panic!("on purpose") }).await;
+        assert!(matches!(done, Done::Held(held, Err(_)) if held == name));
+        let done = safely(Done::Left(name.clone(), Err(late())), async { Done::Left(name, Ok(())) }).await;
+        assert!(matches!(done, Done::Left(_, Ok(()))));
+    }
 }

@@ -2,9 +2,11 @@
 
 mod askers;
 mod lost;
+mod others;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -57,6 +59,8 @@ pub(super) struct Part {
     save_at: Option<Instant>,
     /// True if a job runs for it.
     pub(super) is_busy: bool,
+    /// The addresses in this host's blocks that others have, as of the last join; `None` before one.
+    foreign: Option<Vec<IpAddr>>,
     /// When the next job may begin, after one that failed.
     pub(super) again: Option<Instant>,
     pauses: Backoff,
@@ -119,6 +123,7 @@ impl Part {
             save_at: None,
             tell_at: None,
             is_busy: false,
+            foreign: None,
             again: None,
             pauses: PAUSES,
             has_seen: false,
@@ -177,8 +182,9 @@ impl Part {
     }
 
     /// Notes what a job has written. True if that differs from what was held before.
-    pub(super) fn note_held(&mut self, kept: Kept, now: Instant) -> bool {
+    pub(super) fn note_held(&mut self, kept: Kept, foreign: Vec<IpAddr>, now: Instant) -> bool {
         self.pauses.reset();
+        self.foreign = Some(foreign);
         (self.again, self.has_seen, self.check_at) = (None, false, Some(now + SHOWN));
         self.trouble = Trouble::None;
         let is_new = self.entry.held.as_ref() != Some(&kept);
@@ -294,6 +300,11 @@ impl Part {
         self.attached.made().cloned().collect()
     }
 
+    /// The reasons why containers do not have all that they should have, by their ports.
+    pub(super) const fn faults(&self) -> &BTreeMap<LinkName, String> {
+        self.attached.faults()
+    }
+
     /// Has the share set anew at this time, since not all of it is in the kernel.
     pub(super) const fn tell_again(&mut self, at: Instant) {
         (self.is_behind, self.tell_at) = (true, Some(at));
@@ -305,9 +316,9 @@ impl Part {
         self.tell_at.is_some()
     }
 
-    /// The network as it was admitted last.
-    pub(super) fn admitted(&self) -> Option<&Arc<NamedNetwork>> {
-        self.admitted.as_ref()
+    /// The share that only removes ports, while nothing else is desired.
+    pub(super) fn without_ports(&self) -> NetworkShare {
+        share(DesiredNet::default(), Scope { devices: self.attached.unwanted().clone(), ..Scope::default() })
     }
 
     /// The share in the packet filter that belongs to the last [`Part::share`].

@@ -27,7 +27,7 @@ use super::{
     Ground, Leased, Request, Wish,
     attachments::{AttachRequest, Attachments},
     document::{Document, DocumentFile, Entry},
-    jobs::{Done, Holding},
+    jobs::{self, Done, Holding},
     known::KnownFiles,
     part::{Kernel, Part, Trouble},
 };
@@ -161,10 +161,18 @@ impl<P: Ports> NamedTask<P> {
         let again = self.unsaved.as_ref().map(|_| Instant::now() + SAVE_AGAIN);
         // What is overdue waits until the helper has answered for another.
         let of_guests = self.attachments.spots.next_time().filter(|at| *at > looked);
+        // Nobody tells of the end of a container then.
+        let is_doubtful = self.attachments.running.borrow().doubt().is_some();
+        let of_ended = self.attachments.spots.next_look(looked).filter(|_| is_doubtful);
         let known_at = self.known_at.filter(|at| self.known.is_some() && *at > Instant::now());
         let of_parts = self.parts.values().filter_map(|part| part.next_time(looked));
         let of_store = self.ask_at.into_iter().chain(self.telling.next_time()).filter(|at| *at > looked);
-        of_parts.chain(again).chain(of_guests).chain(known_at).chain(of_store).min()
+        of_parts.chain(again).chain(of_guests).chain(of_ended).chain(known_at).chain(of_store).min()
+    }
+
+    /// Begins a job, of which `otherwise` is the outcome if it dies.
+    fn begin(&mut self, otherwise: Done, job: impl Future<Output = Done> + Send + 'static) {
+        self.jobs.spawn(jobs::safely(otherwise, job));
     }
 
     /// Takes a command. What it wishes is on disk before anything else is done.
@@ -206,14 +214,14 @@ impl<P: Ports> NamedTask<P> {
                 let Some(part) = self.parts.get_mut(&name) else { return };
                 part.is_busy = false;
                 match held {
-                    Ok(Holding::Kept(kept)) => {
-                        if part.note_held(kept, now) {
+                    Ok(Holding::Kept(kept, foreign)) => {
+                        if part.note_held(kept, foreign, now) {
                             self.is_saved = false;
                         }
                     }
                     // What others have now must not answer here.
                     Ok(Holding::Nothing(kept, error)) => {
-                        if part.note_held(kept, now) {
+                        if part.note_held(kept, Vec::new(), now) {
                             self.is_saved = false;
                         }
                         part.put_off(Trouble::Fault(chain(&error)), &random, now);
@@ -235,6 +243,7 @@ impl<P: Ports> NamedTask<P> {
                         part.answer(&Ok(()));
                         self.parts.remove(&name);
                     }
+                    // If it is wished again, the next join tells what of it is left.
                     Err(error) => {
                         part.put_off(trouble(&error), &random, now);
                         return;

@@ -3,6 +3,7 @@
 //! Observed and desired state have the same tables; only links and routes have a type for each. The keys are those by which the kernel
 //! itself finds an entry, so two entries that the kernel cannot hold together cannot be held here either.
 
+mod apart;
 mod apply;
 mod as_desired;
 mod bypass;

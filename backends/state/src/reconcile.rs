@@ -57,6 +57,8 @@ pub struct Report<R: Resource> {
     pub failed: usize,
     /// The failures of the last attempt: the first of each kind.
     pub failures: Vec<Failure<R>>,
+    /// All operations of the last attempt that failed.
+    pub failed_ops: Vec<R::Op>,
     /// Problems with foreign entries.
     pub findings: R::Findings,
     /// Whether the kernel now holds the desired state, except where a foreign entry conflicts with it.
@@ -116,6 +118,7 @@ impl<R: Resource> Default for Report<R> {
             changes: Vec::new(),
             failed: 0,
             failures: Vec::new(),
+            failed_ops: Vec::new(),
             findings: R::Findings::default(),
             converged: false,
             read_back: false,
@@ -225,6 +228,7 @@ impl<D: Driver> Reconciler<D> {
     pub fn round(&mut self, desired: &DesiredOf<D>) -> ReportOf<D> {
         let mut report = Report::default();
         for attempt in 0..=RETRIES {
+            report.failed_ops.clear();
             match self.attempt(desired, &mut report) {
                 Ok(failures) => {
                     report.converged = failures.is_empty();
@@ -251,23 +255,26 @@ impl<D: Driver> Reconciler<D> {
     fn attempt(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<FailuresOf<D>, DataplaneError> {
         let order = |op: &OpOf<D>| D::Resource::order(op, desired);
         let mut plan = self.plan(desired, report)?;
+        let mut failures = Vec::new();
         let ahead: Vec<OpOf<D>> = plan.ops.iter().filter(|op| order(op) == Order::Ahead).cloned().collect();
         if !ahead.is_empty() {
             // The rest is planned anew, and may be large.
             drop(plan);
             let part = self.part_of(&ahead);
-            let failures = self.apply(&ahead, report);
-            if !failures.is_empty() {
+            failures = self.apply(&ahead, report);
+            if !report.failed_ops.iter().all(D::Resource::is_apart) {
                 self.invalidate();
                 return Ok(failures);
             }
-            self.read_part(part.as_ref());
+            self.read_part(part.as_ref().filter(|_| failures.is_empty()));
             plan = self.plan(desired, report)?;
+            let waits = |op: &OpOf<D>| report.failed_ops.iter().any(|failed| D::Resource::waits_for(op, failed));
+            plan.ops.retain(|op| !waits(op));
         }
         report.findings = plan.findings;
         let changes_others = plan.ops.iter().any(|op| order(op) != Order::Plain);
         let part = if changes_others { self.part_of(&plan.ops) } else { None };
-        let failures = self.apply(&plan.ops, report);
+        failures.extend(self.apply(&plan.ops, report));
         let mut is_reached = failures.is_empty();
         if changes_others {
             self.read_part(part.as_ref().filter(|_| is_reached));
@@ -327,6 +334,7 @@ impl<D: Driver> Reconciler<D> {
                 }
                 Err(error) => {
                     report.failed += 1;
+                    report.failed_ops.push(op.clone());
                     failures.entry((op.name(), error.kind)).and_modify(Failure::count).or_insert_with(|| Failure::Op {
                         op: op.clone(),
                         error,

@@ -81,6 +81,17 @@ pub trait Resource: Sized {
     fn order(_op: &Self::Op, _desired: &Self::Desired) -> Order {
         Order::Plain
     }
+
+    /// True if a change that is made ahead and fails concerns only those that [`Self::waits_for`] names. After any other, nothing else is changed
+    /// until it was made.
+    fn is_apart(_failed: &Self::Op) -> bool {
+        false
+    }
+
+    /// True if a change has to wait for one that has failed, and that is [apart](Self::is_apart).
+    fn waits_for(_op: &Self::Op, _failed: &Self::Op) -> bool {
+        true
+    }
 }
 
 /// When a change is made, and whether the state must be read again after it.

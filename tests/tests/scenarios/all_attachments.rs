@@ -3,7 +3,7 @@
 use wire_tests::{Etcd, Result, check, eventually, lab};
 
 use crate::{
-    attach::{ctl, json},
+    attach_site::{ctl, json},
     cluster::{Node, START, V4, cluster},
     named::{expose_on, network},
     named_store::silent_soon,

@@ -1,98 +1,14 @@
 //! Containers and namespaces on networks by name: `wire-agent attach`, `detach` and `attachments`, with a real dockerd and the helper of root.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, thread};
+use std::{collections::BTreeSet, net::IpAddr, thread};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use wire_tests::{
-    Container, Dockerd, Etcd, Family, Lab, LabError, Process, Result, Stored, Underlay, binary, check, eventually, lab,
+use wire_tests::{Family, Lab, LabError, Result, check, eventually, lab};
+
+use crate::{
+    attach_site::{Made, Site, addresses, attach, ctl, json, keys, refused, silent, sites, states},
+    cluster::{DUAL, Node, PROMPT, START, V4, V6},
 };
-
-use crate::cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster};
-
-/// A host with an agent, a helper that opens containers for it, and perhaps a dockerd.
-pub(crate) struct Site {
-    _helper: Process,
-    docker: Option<Dockerd>,
-    pub(crate) node: Node,
-}
-
-impl Site {
-    fn new(node: Node, has_docker: bool) -> Result<Self> {
-        // Containers have no other network, so each packet is of ours.
-        let options = ["--bridge=none", "--iptables=false"].map(str::to_owned);
-        let docker = has_docker.then(|| Dockerd::start(&node.host, &options)).transpose()?;
-        let socket = docker.as_ref().map_or_else(|| PathBuf::from("/nobody/listens.sock"), Dockerd::socket);
-        let helper = helper(&node, &socket.display().to_string())?;
-        Ok(Self { _helper: helper, docker, node })
-    }
-
-    fn run(&mut self) -> Result<Container> {
-        let docker = self.docker.as_mut().ok_or_else(|| LabError::Wrong("no dockerd".to_owned()))?;
-        docker.run_with(&["--cap-add=NET_ADMIN"])
-    }
-
-    fn docker(&self, words: &[&str]) -> Result<String> {
-        self.docker.as_ref().ok_or_else(|| LabError::Wrong("no dockerd".to_owned()))?.docker(words)
-    }
-}
-
-/// The helper of this host's agent.
-fn helper(node: &Node, docker_socket: &str) -> Result<Process> {
-    let socket = node.agent.run_dir().join("guests.sock");
-    let words =
-        ["guests", "--agent-user=root", "--socket", &socket.display().to_string(), "--docker-socket", docker_socket];
-    let helper = node.host.start(binary()?, &words.map(str::to_owned), "guests.log")?;
-    eventually(START, || check(socket.exists(), || "the helper does not listen".to_owned()))?;
-    Ok(helper)
-}
-
-/// An etcd with this config, and `N` hosts.
-pub(crate) fn sites<const N: usize>(lab: &Underlay, config: &str, has_docker: bool) -> Result<(Etcd, Vec<Site>)> {
-    let (etcd, nodes) = cluster::<N>(lab, config)?;
-    let sites = nodes.into_iter().map(|node| Site::new(node, has_docker)).collect::<Result<Vec<_>>>()?;
-    Ok((etcd, sites))
-}
-
-/// Carries out `wire-agent …` with the flags of the agent, and gives what it printed.
-pub(crate) fn ctl(node: &Node, words: &str) -> Result<String> {
-    let output = node.agent.run_with_its_flags(words)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    check(output.status.success(), || format!("{words}: {output:?}\n{}", node.agent.log()))?;
-    Ok(text)
-}
-
-/// The same for a command that is refused: its exit status and what it says.
-pub(crate) fn refused(node: &Node, words: &str) -> Result<(Option<i32>, String)> {
-    let output = node.agent.run_with_its_flags(words)?;
-    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
-}
-
-pub(crate) fn json(node: &Node, words: &str) -> Result<Value> {
-    let text = ctl(node, &format!("{words} --json"))?;
-    serde_json::from_str(&text).map_err(|error| LabError::Wrong(format!("{words}: {error}: {text}")))
-}
-
-/// Attaches a guest to `app`, and gives the addresses that it has.
-pub(crate) fn attach(node: &Node, words: &str) -> Result<Vec<IpAddr>> {
-    let reply = json(node, &format!("attach {words}"))?;
-    let attachment = &reply["attachment"];
-    check(attachment["state"] == "attached", || format!("{reply}\n{}", node.agent.log()))?;
-    Ok(addresses(attachment))
-}
-
-fn addresses(attachment: &Value) -> Vec<IpAddr> {
-    let endpoints = attachment["endpoints"].as_array().cloned().unwrap_or_default();
-    let texts = endpoints.iter().flat_map(|endpoint| [&endpoint["address"], &endpoint["address_v6"]]);
-    texts.filter_map(|text| text.as_str()?.parse().ok()).collect()
-}
-
-/// All attachments of a host, by their guests, with their states.
-fn states(node: &Node) -> Result<Vec<(String, String)>> {
-    let all = json(node, "attachments")?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Ok(all.as_array().into_iter().flatten().map(|one| (text(&one["guest"]), text(&one["state"]))).collect())
-}
 
 /// The parts of a host that attachments may change.
 fn picture(node: &Node) -> Result<String> {
@@ -104,24 +20,6 @@ fn picture(node: &Node) -> Result<String> {
          find {0} -name 'named*' -type f; find {0}/attachments -type f 2>/dev/null || true",
         state.display()
     ))
-}
-
-/// The keys of networks by name, but for what keeps a VNI from being used again.
-fn keys(etcd: &Etcd) -> Result<Vec<Stored>> {
-    let all = etcd.list(&format!("{}/wire/", Etcd::PREFIX))?;
-    let of_networks = ["/networks/", "/members/", "/blocks/", "/addresses/"];
-    Ok(all.into_iter().filter(|stored| of_networks.iter().any(|folder| stored.key().contains(folder))).collect())
-}
-
-pub(crate) fn silent(sites: &[Site]) -> Result {
-    for site in sites {
-        let is_silent = || {
-            let said = site.node.agent.compare(&["verify"])?;
-            check(said.is_silent(), || format!("verify: {said:?}\n{}", site.node.agent.log()))
-        };
-        eventually(START, is_silent)?;
-    }
-    Ok(())
 }
 
 /// A container on each of two hosts, from the first packet on.
@@ -284,22 +182,6 @@ fn an_agent_killed_while_it_attaches_gives_no_address_twice() -> Result {
     silent(&sites)?;
     drop(made);
     Ok(())
-}
-
-/// A namespace by a name in /run/netns, gone with this.
-pub(crate) struct Made(String);
-
-impl Made {
-    pub(crate) fn new(name: &str) -> Result<Self> {
-        wire_tests::output(std::process::Command::new("ip").args(["netns", "add", name]))?;
-        Ok(Self(name.to_owned()))
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        let _ = wire_tests::output(std::process::Command::new("ip").args(["netns", "delete", &self.0]));
-    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 use wire_tests::{LabError, Result, check, inside, lab};
 
 use crate::{
-    attach::{Made, Site, attach, ctl, silent, sites},
+    attach_site::{Made, Site, attach, ctl, silent, sites},
     cluster::{DUAL, START},
 };
 

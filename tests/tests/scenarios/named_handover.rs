@@ -11,7 +11,7 @@ use std::{
 use wire_tests::{Etcd, LabError, Result, check, eventually, lab, output};
 
 use crate::{
-    attach::{Made, attach, ctl, json, sites},
+    attach_site::{Made, attach, ctl, json, sites},
     cluster::{Node, START, V4, cluster},
     named::{all_reach, asked, expose_on, keys, network},
     named_store::{apart, silent_soon},

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, process::Output, threa
 use wire_tests::{Etcd, LabError, Pings, Result, check, eventually, lab};
 
 use crate::{
-    attach::{Made, attach, refused, sites},
+    attach_site::{Made, attach, refused, sites},
     cluster::{Node, START, V4, cluster},
     named::{all_reach, asked, expose_on, keys, network, silent},
 };

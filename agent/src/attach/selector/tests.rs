@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::guests::Word;
 
 /// A running container whose id begins so.
 pub(in crate::attach) fn guest(id: &str, name: &str, labels: &[(&str, &str)]) -> Guest {
@@ -65,16 +66,79 @@ fn each_form_means_the_containers_that_it_says() {
         ("compose:shop/web/1", &["shop-web-1"]),
         ("compose:shop/web/9", &[]),
         ("compose:other/web", &[]),
-        // An id that begins so before a process.
         ("1234", &["shop-web-1"]),
-        ("4321", &["process 4321"]),
-        ("0", &[]),
+        // A word that is kept never means a process: it may be another one by then.
+        ("4321", &[]),
         ("pid:1234", &["process 1234"]),
+        ("/proc/1234/ns/net", &["process 1234"]),
         ("/run/netns/x", &["/run/netns/x"]),
         ("netns:/run/netns/x", &["/run/netns/x"]),
     ] {
         assert_eq!(meant(selector), names, "{selector}");
     }
+}
+
+/// Later it means what it meant when it was attached, or nobody.
+#[test]
+fn a_selector_is_kept_as_that_which_it_meant() {
+    let guests = guests();
+    let kept = |text: &str| {
+        let found = text.parse::<Selector>().unwrap().found(&guests).unwrap();
+        found.map_or_else(String::new, |(selector, place)| format!("{selector} {place}"))
+    };
+    let id = |begin: &str| format!("id:{begin:0<64} container {:0<12.12}", begin);
+    for (text, expected) in [
+        ("web", "name:web container aaaaaaaaaaaa".to_owned()),
+        ("cafe", "name:cafe container bbbb00000000".to_owned()),
+        ("bbbb", id("bbbb")),
+        ("id:aaaaaaaaaaaa1", id("aaaaaaaaaaaa1")),
+        // An id that begins so before a process.
+        ("1234", id("1234")),
+        ("4321", "pid:4321 process 4321".to_owned()),
+        ("pid:1234", "pid:1234 process 1234".to_owned()),
+        ("label:tier=front", "label:tier=front container aaaaaaaaaaaa".to_owned()),
+        ("0", String::new()),
+        ("nobody", String::new()),
+    ] {
+        assert_eq!(kept(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_kept_for_later_is_a_name_or_a_container_that_docker_knows_and_no_process() {
+    let mut running = Running::default();
+    let stopped: ContainerId = format!("{:0<64}", "abcdefabcdef").parse().unwrap();
+    let named_so = guest("dddd", "cafecafecafe", &[]);
+    for word in [Word::Begin, Word::Known(stopped.clone()), Word::Running(named_so), Word::Whole] {
+        running.hear(word);
+    }
+    let later = |text: &str| text.parse::<Selector>().unwrap().later(&running).map(|kept| kept.to_string());
+    let id = Some(format!("id:{}", stopped.as_str()));
+    for (text, kept) in [
+        ("web", Some("name:web".to_owned())),
+        ("1234", Some("name:1234".to_owned())),
+        ("abcdefabcdef", id.clone()),
+        ("id:abcdefabcdef", id),
+        ("id:abcdefabcdee", None),
+        ("cafecafecafe", Some("name:cafecafecafe".to_owned())),
+        ("label:a=b", Some("label:a=b".to_owned())),
+        ("pid:1234", None),
+    ] {
+        assert_eq!(later(text), kept, "{text}");
+    }
+}
+
+#[test]
+fn a_process_is_for_the_same_as_one_that_was_started_at_the_same_time() {
+    let is_same = |one: &str, other: &str| {
+        let [one, other] = [one, other].map(|text| text.parse::<Selector>().unwrap());
+        assert_eq!(one.is_for_same(&other), other.is_for_same(&one));
+        one.is_for_same(&other)
+    };
+    assert!(is_same("pid:7@100", "pid:7@100") && is_same("pid:7@100", "pid:7"));
+    assert!(!is_same("pid:7@100", "pid:7@101") && !is_same("pid:7", "pid:8"));
+    assert!(is_same("id:aaaaaaaaaaaa", "id:aaaaaaaaaaaa1") && !is_same("id:aaaaaaaaaaaa1", "id:aaaaaaaaaaaa2"));
+    assert!(is_same("web", "name:web") && !is_same("7", "pid:7"));
 }
 
 #[test]
@@ -115,6 +179,9 @@ fn what_selects_nothing_is_refused_with_what_to_write() {
         ("pid:4294967295", "from 1 to 2147483647"),
         ("netns:x", "begins with a slash"),
         ("/run/netns/../../etc/passwd", "has no .."),
+        ("/proc/self/ns/net", "write pid: and its number"),
+        ("/proc/7/task/8/ns/net", "write pid: and its number"),
+        ("netns:/proc/7/fd/3", "write pid: and its number"),
         ("lxc:web", "lxc: is not supported"),
     ] {
         let error = text.parse::<Selector>().unwrap_err().to_string();

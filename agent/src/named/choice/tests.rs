@@ -27,7 +27,8 @@ fn ip(text: &str) -> IpAddr {
 
 fn chosen_of(fields: &str, kept: &Kept, own: &[&str]) -> Choice {
     let own = own.iter().map(|text| ip(text)).chain(kept.member.own.iter().map(|(_, own)| *own)).collect();
-    let taken = Taken { own, named: BTreeSet::new(), is_foreign: &|address| address == ip("10.128.1.34") };
+    let of_other = |address| (address == ip("10.128.1.34")).then(|| "the host 2 (192.0.2.2)".to_owned());
+    let taken = Taken { own, named: BTreeSet::new(), holder: &of_other };
     choose(&attachment(fields), kept, &taken)
 }
 
@@ -89,6 +90,7 @@ fn what_no_container_can_have_is_refused_with_the_reason() {
     for (address, said) in [
         ("10.128.0.1/32", "the gateway's"),
         ("10.128.1.32/32", "10.128.1.32 is in use on this host already"),
+        ("10.128.1.34/32", "the host 2 (192.0.2.2) has 10.128.1.34: give another one"),
         ("10.9.9.9/32", "it is outside"),
         ("fd57::a80:128/128", "give that with --ip"),
         ("fd99::5/128", "it is outside"),

@@ -1,7 +1,10 @@
 use wire_state::Namespace;
 
 use super::*;
-use crate::named::samples::{admitted, app, host, kept, outer, records};
+use crate::{
+    attach::Endpoint,
+    named::samples::{admitted, app, host, kept, outer, records},
+};
 
 fn joined() -> Part {
     Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)), ..Entry::default() })
@@ -55,11 +58,11 @@ async fn hosts_that_vanish_with_what_is_ours_are_kept_for_a_while() {
 #[tokio::test(start_paused = true)]
 async fn what_was_just_written_is_waited_for_and_is_lost_only_later() {
     let mut part = joined();
-    assert!(!part.note_held(kept(1), Instant::now()), "it is the same");
+    assert!(!part.note_held(kept(1), Vec::new(), Instant::now()), "it is the same");
     assert!(!part.note_lack(Some(Lack::Member), Instant::now()), "the watch has not told of it yet");
     tokio::time::sleep_until(part.next_time(Instant::now()).unwrap()).await;
     assert!(part.note_lack(Some(Lack::Member), Instant::now()));
-    part.note_held(kept(1), Instant::now());
+    part.note_held(kept(1), Vec::new(), Instant::now());
     part.note_lack(None, Instant::now());
     assert!(part.note_lack(Some(Lack::Member), Instant::now()), "it was there, and is gone");
     assert!(!part.note_lack(Some(Lack::Other), Instant::now()), "nothing is written over another network");
@@ -171,6 +174,22 @@ async fn a_container_whose_address_is_another_hosts_now_has_none() {
     };
     let id = "00000000000000aa".parse().unwrap();
     part.entry.endpoints.insert(id, vec![endpoint(34), endpoint(66)]);
-    assert!(part.note_held(kept(1), Instant::now()), "the document is another");
+    assert!(part.note_held(kept(1), Vec::new(), Instant::now()), "the document is another");
     assert_eq!(part.entry.endpoints[&id], [endpoint(34)], "10.128.1.64/27 is host 2's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_host_that_has_an_address_is_named_and_what_a_join_has_found_counts_until_it_is_shown() {
+    let (mut part, address) = (joined(), |last: u8| IpAddr::from([10, 128, 1, last]));
+    assert!(!part.knows_others(), "neither a join nor the records have told yet");
+    part.note_held(kept(1), vec![address(40)], Instant::now());
+    assert!(part.knows_others());
+    assert_eq!(part.other_holder(address(40)).as_deref(), Some("another host"));
+    assert_eq!(part.other_holder(address(41)), None);
+    part.admit(&admitted(&records(&[1, 2])), Instant::now());
+    let named = part.other_holder(address(70)).unwrap();
+    assert!(named.starts_with("the host ") && named.ends_with(" (192.0.2.2)"), "{named}");
+    assert_eq!(part.other_holder(address(41)), None, "its own block");
+    part.note_lack(None, Instant::now());
+    assert_eq!(part.other_holder(address(40)), None, "the records show that nobody has it");
 }

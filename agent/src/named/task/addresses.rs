@@ -13,7 +13,7 @@ use crate::{
     named::{
         Ground, Leased,
         choice::{self, Choice, Need, Taken},
-        jobs::{self},
+        jobs::{self, Done, late},
         part::{Part, Trouble},
     },
     ports::Ports,
@@ -41,13 +41,15 @@ impl<P: Ports> NamedTask<P> {
             self.attachments.faults.remove(&id);
             for holder in holders {
                 let Some(kept) = part.entry.held.as_ref() else { break };
-                let admitted = part.admitted().cloned();
-                let is_foreign = |address| {
-                    let host = admitted.as_ref().and_then(|network| network.host_of(address));
-                    host.is_some_and(|host| host != ground.host)
-                };
+                if !part.knows_others() {
+                    break;
+                }
                 let (own, named) = (addresses_in(part), self.attachments.named(name));
-                match choice::choose(&attachment, kept, &Taken { own, named, is_foreign: &is_foreign }) {
+                match choice::choose(
+                    &attachment,
+                    kept,
+                    &Taken { own, named, holder: &|address| part.other_holder(address) },
+                ) {
                     Choice::Has { addresses, mac } => {
                         let endpoints = part.entry.endpoints.entry(id).or_default();
                         let slot = attach::free_slot(endpoints);
@@ -87,9 +89,13 @@ impl<P: Ports> NamedTask<P> {
                 part.is_busy = true;
                 let (name, joining): (NetworkName, Joining) = (name.clone(), joining(ground, lease));
                 match need {
-                    Need::More => drop(self.jobs.spawn(jobs::grow(store, name, kept, joining))),
+                    Need::More => {
+                        let otherwise = Done::Held(name.clone(), Err(late()));
+                        self.begin(otherwise, jobs::grow(store, name, kept, joining));
+                    }
                     Need::Claim(address, mac) => {
-                        self.jobs.spawn(jobs::claim(store, name, (id, joining), (address, mac)));
+                        let otherwise = Done::Claimed(name.clone(), id, Err(late()));
+                        self.begin(otherwise, jobs::claim(store, name, (id, joining), (address, mac)));
                     }
                 }
             }
@@ -110,7 +116,8 @@ impl<P: Ports> NamedTask<P> {
             kept.rooms.retain(|held| *held != room);
         }
         (part.is_busy, self.is_saved) = (true, false);
-        self.jobs.spawn(jobs::release(store, name.clone(), ground.host, room));
+        let otherwise = Done::Released(name.clone(), room, Err(late()));
+        self.begin(otherwise, jobs::release(store, name.clone(), ground.host, room));
     }
 
     /// Notes the end of a job for attachments.

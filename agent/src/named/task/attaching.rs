@@ -6,19 +6,20 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 use wire_backends::SegmentEndpoint;
 use wire_net::{LinkName, NetworkName, chain};
-use wire_state::{Failure, KernelOp, LinkPlace, Namespace, Network, Op, Report};
+use wire_state::{LinkPlace, Namespace};
 
 use super::{AGAIN, NamedTask};
 use crate::{
-    attach::{Arrival, Attached, AttachmentId, Placement, Seen},
-    guests::{HelperError, Place, Running},
+    attach::{Arrival, Attached, AttachmentId, Placement, Seen, Selector},
+    guests::{HelperError, Place, Running, start_of},
     named::{
         Ground,
-        attached::{self, Containers},
+        attached::Containers,
         attachments::{AttachRequest, AttachWish, NewAttachment, Noted, Which},
         document::Entry,
         jobs::Done,
         part::Part,
+        undone::Undone,
     },
     ports::Ports,
     status::shown,
@@ -65,7 +66,7 @@ impl<P: Ports> NamedTask<P> {
     }
 
     async fn detach(&mut self, which: &Which) -> Result<(Noted, bool), String> {
-        let ids = self.attachments.meant(which);
+        let ids = self.attachments.meant(which)?;
         if ids.is_empty() {
             return Err(format!("there is no such attachment of {}: see wire-agent attachments", which.guest));
         }
@@ -125,6 +126,33 @@ impl<P: Ports> NamedTask<P> {
         self.attachments.answer(id, &Err(why.to_owned()));
     }
 
+    /// Ends attachments whose guest is gone for good: a process that has ended, a container that Docker does not know any more.
+    pub(super) async fn end_for_good(&mut self) {
+        let running = self.attachments.running.borrow().clone();
+        let has_ended = |guest: &Selector| match guest {
+            Selector::Id(digits) => running.has_gone(digits),
+            Selector::Process { pid, started } => {
+                let place = Place::Process { pid: *pid, started: *started };
+                matches!(self.attachments.spots.seen(&place), Seen::Gone)
+            }
+            Selector::Word(_)
+            | Selector::Name(_)
+            | Selector::Label { .. }
+            | Selector::Compose { .. }
+            | Selector::File(_) => false,
+        };
+        let all = self.attachments.all().values().filter(|one| has_ended(&one.guest));
+        let ended: Vec<(AttachmentId, String)> = all.map(|one| (one.id, one.guest.to_string())).collect();
+        for (id, guest) in ended {
+            if let Err(error) = self.forget(id).await {
+                debug!(attachment = %id, error, "an attachment whose guest is gone for good stays");
+                continue;
+            }
+            info!(attachment = %id, guest, "its guest is gone for good: the attachment has ended");
+            self.attachments.answer(id, &Err(format!("{guest} is gone for good")));
+        }
+    }
+
     /// Compares attachments with guests and addresses, and begins what is to be done.
     pub(super) fn look_at_attachments(&mut self, ground: &Ground<P::Store>) {
         let is_idle =
@@ -143,6 +171,7 @@ impl<P: Ports> NamedTask<P> {
         }
         let running = self.attachments.running.borrow_and_update().clone();
         self.attachments.placement = Placement::new(self.attachments.all(), running.guests());
+        self.attachments.spots.look_for_ended(start_of, Instant::now());
         let wanted = self.attachments.placement.wanted.keys();
         for (place, process) in self.attachments.spots.follow(wanted, &running, Instant::now()) {
             self.open(place, process);
@@ -160,7 +189,8 @@ impl<P: Ports> NamedTask<P> {
     fn open(&mut self, place: Place, process: Option<u32>) {
         let (helper, asked) = (self.attachments.watched.helper.clone(), place.clone());
         let opening = self.ports.blocking(move || helper.open(&asked));
-        self.jobs.spawn(async move {
+        let otherwise = Done::Opened(place.clone(), process, Err(HelperError::HungUp));
+        self.begin(otherwise, async move {
             let opened = opening.await.unwrap_or(Err(HelperError::HungUp));
             Done::Opened(place, process, opened)
         });
@@ -171,13 +201,16 @@ impl<P: Ports> NamedTask<P> {
         let time = shown(self.ports.time_of_day());
         let Some(part) = self.parts.get_mut(name) else { return };
         let attached = part.attached();
-        let is_done =
-            self.status.look(|seen| seen.dataplane.last.as_ref().is_none_or(|last| !fails_on(last, attached)));
+        let last = self.status.look(|seen| seen.dataplane.last.clone());
+        let is_done = match last.as_deref().map(Undone::of) {
+            None => attached.note_done(number, None),
+            // Of a kernel that could not be read nothing is known.
+            Some(None) => false,
+            Some(Some(undone)) => attached.note_done(number, Some(undone)),
+        };
         if !is_done {
             part.tell_again(Instant::now() + AGAIN);
-            return;
         }
-        part.attached().note_done(number);
         let is_there = |endpoint: &&SegmentEndpoint| {
             let ends = [LinkPlace::in_host(endpoint.port), endpoint.inside];
             self.status.look(|seen| seen.blocked_at(&ends).is_none())
@@ -194,7 +227,7 @@ impl<P: Ports> NamedTask<P> {
             }
         }
         let was_wanted = part.entry.is_wanted();
-        for id in part.attached().left() {
+        for id in part.attached().left().clone() {
             if part.entry.endpoints.remove(&id).is_some() {
                 self.is_saved = false;
             }
@@ -250,6 +283,8 @@ impl<P: Ports> NamedTask<P> {
     pub(super) fn arrivals(&self) -> BTreeMap<Place, Arrival> {
         let made = self.parts.values().flat_map(Part::made);
         let made: BTreeSet<(LinkName, Namespace)> = made.map(|made| (made.port, made.inside.namespace)).collect();
+        let faults: BTreeMap<LinkName, &String> =
+            self.parts.values().flat_map(Part::faults).map(|(port, why)| (*port, why)).collect();
         let mut arrivals = BTreeMap::new();
         for (place, ids) in &self.attachments.placement.wanted {
             let arrival = match self.attachments.spots.seen(place) {
@@ -257,12 +292,14 @@ impl<P: Ports> NamedTask<P> {
                 Seen::Gone => Arrival::Gone,
                 Seen::Barred(why) => Arrival::Barred(why.to_owned()),
                 Seen::Reached(namespace, _) => {
-                    let made = ids
-                        .iter()
-                        .filter(|id| self.is_made(**id, place, |port| made.contains(&(port, namespace))))
-                        .copied()
-                        .collect();
-                    Arrival::Reached { namespace, made, faults: BTreeMap::new() }
+                    let is_made =
+                        |id: &&AttachmentId| self.ports_at(**id, place).any(|port| made.contains(&(port, namespace)));
+                    let fault = |id: &AttachmentId| {
+                        let why = self.ports_at(*id, place).find_map(|port| faults.get(&port))?;
+                        Some((*id, (*why).clone()))
+                    };
+                    let made = ids.iter().filter(is_made).copied().collect();
+                    Arrival::Reached { namespace, made, faults: ids.iter().filter_map(fault).collect() }
                 }
             };
             arrivals.insert(place.clone(), arrival);
@@ -270,10 +307,11 @@ impl<P: Ports> NamedTask<P> {
         arrivals
     }
 
-    fn is_made(&self, id: AttachmentId, place: &Place, is_there: impl Fn(LinkName) -> bool) -> bool {
-        let endpoints = self.parts.values().filter_map(|part| part.entry.endpoints.get(&id)).flatten();
+    /// The ports that an attachment has for a place.
+    fn ports_at(&self, id: AttachmentId, place: &Place) -> impl Iterator<Item = LinkName> {
+        let endpoints = self.parts.values().filter_map(move |part| part.entry.endpoints.get(&id)).flatten();
         let key = Some(place.key());
-        endpoints.filter(|endpoint| endpoint.holder == key).any(|endpoint| is_there(id.port(endpoint.slot)))
+        endpoints.filter(move |endpoint| endpoint.holder == key).map(move |endpoint| id.port(endpoint.slot))
     }
 }
 
@@ -293,20 +331,4 @@ fn want(part: &mut Part, id: AttachmentId) -> bool {
 /// The places that an attachment is wanted in.
 pub(super) fn places_of(placement: &Placement, id: AttachmentId) -> BTreeSet<Place> {
     placement.wanted.iter().filter(|(_, ids)| ids.contains(&id)).map(|(place, _)| place.clone()).collect()
-}
-
-/// True if a round could not do something that the containers on a network need.
-fn fails_on(report: &Report<Network>, attached: &attached::Attached) -> bool {
-    report.failures.iter().any(|failure| match failure {
-        Failure::Read(_) => true,
-        Failure::Op { op, .. } => match op {
-            Op::Kernel(namespace @ Namespace::Guest(_), _) => attached.is_in(*namespace),
-            Op::Kernel(
-                Namespace::Host,
-                KernelOp::CreateLink(name, _) | KernelOp::ChangeLink(name, _) | KernelOp::DeleteLink(name),
-            ) => attached.has_port(*name),
-            Op::Kernel(Namespace::Host, _) => false,
-            Op::Tunnel(_) => false,
-        },
-    })
 }

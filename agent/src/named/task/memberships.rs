@@ -10,7 +10,12 @@ use wire_net::{NetworkName, chain};
 
 use super::NamedTask;
 use crate::{
-    named::{Ground, Leased, document::Entry, jobs, part::Part},
+    named::{
+        Ground, Leased,
+        document::Entry,
+        jobs::{self, Done},
+        part::Part,
+    },
     ports::Ports,
 };
 
@@ -30,7 +35,7 @@ impl<P: Ports> NamedTask<P> {
     pub(super) fn ask_for_memberships(&mut self, ground: &Ground<P::Store>) {
         let Some((store, Leased::With(_))) = self.store() else { return };
         if self.ask_at.take_if(|at| *at <= Instant::now()).is_some() {
-            self.jobs.spawn(jobs::memberships(store, ground.host));
+            self.begin(Done::Memberships(Err(jobs::late())), jobs::memberships(store, ground.host));
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     firewall::FilterShare,
     named::{
         Ground, Leased, NetworkState,
-        jobs::{self, Done},
+        jobs::{self, Done, late},
         lack::Lack,
         part::{Kernel, Part, Trouble},
     },
@@ -29,6 +29,7 @@ impl<P: Ports> NamedTask<P> {
     pub(super) async fn look(&mut self) {
         let is_same = self.step_on_ground();
         let Some(ground) = self.ground.clone() else { return };
+        self.end_for_good().await;
         self.look_at_attachments(&ground);
         self.refuse_faulty().await;
         self.follow_folders(&ground, is_same);
@@ -59,7 +60,7 @@ impl<P: Ports> NamedTask<P> {
                 }
             } else {
                 self.close(&name, &mut part, &ground);
-                self.leave(&name, &mut part, &ground);
+                self.leave_kernel(&name, &mut part, &ground);
             }
             if let Some(why) = &self.unsaved {
                 part.trouble = Trouble::Fault(why.clone());
@@ -68,6 +69,9 @@ impl<P: Ports> NamedTask<P> {
         }
         if !self.is_saved {
             self.unsaved = self.save().await.err();
+        }
+        if self.unsaved.is_none() {
+            self.leave_store(&ground);
         }
     }
 
@@ -131,26 +135,30 @@ impl<P: Ports> NamedTask<P> {
             part.wait_for("etcd has not listed the networks since the agent's start");
         }
         let admitted = self.admission.networks();
-        if let Some(refusal) = admitted.refused.get(name).filter(|_| is_known) {
-            let why = format!("the network {name} is refused: {refusal}");
-            if !has_joined && !part.is_busy && part.is_awaited() {
-                part.answer(&Err(why));
-                return true;
-            }
-            part.trouble = Trouble::Fault(why);
-            self.close(name, part, ground);
-            return false;
-        }
         let network = admitted.networks.get(name).filter(|_| is_known).cloned();
-        if self.unsaved.is_none() {
-            let containers = self.containers(part);
-            part.set_attached(containers);
+        let refusal = admitted.refused.get(name).filter(|_| is_known);
+        let refused = refusal.map(|refusal| format!("the network {name} is refused: {refusal}"));
+        if let Some(why) = &refused
+            && !has_joined
+            && !part.is_busy
+            && part.is_awaited()
+        {
+            part.answer(&Err(why.clone()));
+            return true;
         }
-        if let Some(network) = network {
-            self.bring_forward(name, part, ground, &network);
+        let mut containers = self.containers(part);
+        if refused.is_some() || self.unsaved.is_some() {
+            // What ends is given up even so; what is new waits.
+            containers.keep_those_of(part.attached());
         }
+        part.set_attached(containers);
+        self.bring_forward(name, part, ground, network.as_ref());
         if is_known {
             self.close(name, part, ground);
+        }
+        if let Some(why) = refused {
+            part.trouble = Trouble::Fault(why);
+            return false;
         }
         if is_listed && part.is_to_be_saved(now) {
             self.save_known(name);
@@ -170,7 +178,8 @@ impl<P: Ports> NamedTask<P> {
         let (files, disk, name) = (self.known_files.clone(), self.ports.disk().clone(), name.clone());
         let saved = name.clone();
         let writing = self.ports.blocking(move || files.save(&disk, &name, &records).map_err(|error| chain(&error)));
-        self.jobs.spawn(async move {
+        let otherwise = Done::Saved(saved.clone(), Err("the writer has died".to_owned()));
+        self.begin(otherwise, async move {
             let result = writing.await.unwrap_or_else(|error| Err(error.to_string()));
             Done::Saved(saved, result)
         });
@@ -184,23 +193,28 @@ impl<P: Ports> NamedTask<P> {
                 debug!(network = %name, "joining");
                 part.is_busy = true;
                 let joining = joining(ground, lease);
-                self.jobs.spawn(jobs::hold(store, name.clone(), part.entry.held.clone(), joining));
+                let otherwise = Done::Held(name.clone(), Err(late()));
+                self.begin(otherwise, jobs::hold(store, name.clone(), part.entry.held.clone(), joining));
             }
         }
     }
 
-    /// Brings devices and entries forward to the admitted records.
+    /// Brings devices and entries forward to the admitted records; without any, to those that were admitted last.
     fn bring_forward(
         &mut self,
         name: &NetworkName,
         part: &mut Part,
         ground: &Ground<P::Store>,
-        network: &Arc<NamedNetwork>,
+        network: Option<&Arc<NamedNetwork>>,
     ) {
-        if part.admit(network, Instant::now()) {
+        if network.is_some_and(|network| part.admit(network, Instant::now())) {
             self.is_saved = false;
         }
         if part.waits_to_tell(Instant::now()) {
+            return;
+        }
+        if network.is_none() && part.kernel == Kernel::Nothing {
+            self.remove_ports(name, part);
             return;
         }
         let Some((share, filter)) = part.share(ground.outer).and_then(|share| Some((share, part.filter()?))) else {
@@ -233,9 +247,18 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
+    /// Removes the ports of attachments that are gone from a network of which it is not known, or not admitted, what it should be on this host.
+    fn remove_ports(&mut self, name: &NetworkName, part: &mut Part) {
+        if part.attached().has_more_leaving() {
+            let number = self.network.want(name, part.without_ports());
+            part.attached().note_leaving(number);
+            self.wait_for_round(name, number);
+        }
+    }
+
     fn wait_for_filter(&mut self, name: &NetworkName, number: u64) {
         let (firewall, name) = (self.firewall.clone(), name.clone());
-        self.jobs.spawn(async move {
+        self.begin(Done::Filtered(name.clone(), number), async move {
             // A packet filter that does not answer is known from elsewhere, and stops nothing else.
             let _ = tokio::time::timeout(FILTER, firewall.outcome_of(number)).await;
             Done::Filtered(name, number)
@@ -244,7 +267,7 @@ impl<P: Ports> NamedTask<P> {
 
     pub(super) fn wait_for_round(&mut self, name: &NetworkName, number: u64) {
         let (network, name) = (self.network.clone(), name.clone());
-        self.jobs.spawn(async move {
+        self.begin(Done::Round(name.clone(), number), async move {
             network.outcome_of(number).await;
             Done::Round(name, number)
         });
@@ -253,7 +276,7 @@ impl<P: Ports> NamedTask<P> {
     /// Waits until the kernel has a share, and the packet filter the one that belongs to it: before, a container's packets are dropped.
     fn wait_for_both(&mut self, name: &NetworkName, number: u64, filtered: u64) {
         let (network, firewall, name) = (self.network.clone(), self.firewall.clone(), name.clone());
-        self.jobs.spawn(async move {
+        self.begin(Done::Round(name.clone(), number), async move {
             network.outcome_of(number).await;
             let _ = tokio::time::timeout(FILTER, firewall.outcome_of(filtered)).await;
             Done::Round(name, number)
@@ -271,8 +294,8 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
-    /// Leaves a network: first the kernel, then the store.
-    fn leave(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
+    /// Leaves a network: first the kernel, then this host's document, then the store ([`Self::leave_store`]).
+    fn leave_kernel(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
         match part.kernel {
             Kernel::Nothing if !part.is_free(Instant::now()) => return,
             Kernel::Nothing => match part.leaving(&ground.outer) {
@@ -287,20 +310,36 @@ impl<P: Ports> NamedTask<P> {
             Kernel::Told(_) => return,
             Kernel::Done => {}
         }
-        if !part.is_free(Instant::now()) || self.unsaved.is_some() {
-            return;
+        if !part.is_busy && part.entry.held.take().is_some() {
+            // From now on nobody is given an address of it, also after a crash: the store may have given it to another host.
+            self.is_saved = false;
+            self.network.forget(name);
+            // Its devices are gone.
+            self.firewall.forget(name);
+            part.is_filtered = false;
         }
-        match self.store() {
-            None => part.wait_for("etcd has not answered since the agent's start"),
-            Some((store, _)) => {
-                info!(network = %name, "leaving");
-                self.network.forget(name);
-                // Its devices are gone.
-                self.firewall.forget(name);
-                part.is_filtered = false;
-                part.is_busy = true;
-                self.jobs.spawn(jobs::leave(store, name.clone(), ground.host));
-            }
+    }
+
+    /// Leaves in the store the networks that the kernel and the document have left.
+    fn leave_store(&mut self, ground: &Ground<P::Store>) {
+        let now = Instant::now();
+        let is_to_leave = |part: &Part| {
+            let Part { entry, kernel, .. } = part;
+            !entry.is_wanted() && entry.held.is_none() && *kernel == Kernel::Done && part.is_free(now)
+        };
+        let names: Vec<NetworkName> =
+            self.parts.iter().filter(|(_, part)| is_to_leave(part)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let store = self.store();
+            let Some(part) = self.parts.get_mut(&name) else { continue };
+            let Some((store, _)) = store else {
+                part.wait_for("etcd has not answered since the agent's start");
+                continue;
+            };
+            info!(network = %name, "leaving");
+            part.is_busy = true;
+            let otherwise = Done::Left(name.clone(), Err(late()));
+            self.begin(otherwise, jobs::leave(store, name, ground.host));
         }
     }
 }

@@ -56,10 +56,10 @@ impl<P: Ports> NamedTask<P> {
         let (Some(store), Leased::With(_)) = (ground.store.clone(), ground.leased) else { return };
         (self.telling.is_busy, self.telling.again) = (true, None);
         let (prefix, host, documents) = (self.prefix.clone(), ground.host, self.attachments.all().clone());
-        self.jobs.spawn(async move {
+        let otherwise = Done::Told(documents.clone(), Err(late()));
+        self.begin(otherwise, async move {
             let told = all_attachments::tell(&store, &prefix, host, &documents);
-            let late = StoreError::Unavailable { operation: "transaction", source: None };
-            let told = tokio::time::timeout(jobs::LONGEST, told).await.unwrap_or(Err(late));
+            let told = tokio::time::timeout(jobs::LONGEST, told).await.unwrap_or_else(|_| Err(late()));
             Done::Told(documents, told)
         });
     }
@@ -75,4 +75,8 @@ impl<P: Ports> NamedTask<P> {
             }
         }
     }
+}
+
+const fn late() -> StoreError {
+    StoreError::Unavailable { operation: "transaction", source: None }
 }

@@ -101,7 +101,9 @@ impl<P: Ports> NamedTask<P> {
     /// The reason why an attachment waits.
     fn waits_for(&self, id: AttachmentId, endpoints: &[Endpoint]) -> String {
         let Some(attachment) = self.attachments.all().get(&id) else { return String::new() };
-        if endpoints.is_empty()
+        let is_wanted = self.attachments.placement.wanted.values().any(|ids| ids.contains(&id));
+        // Only who could have its interface otherwise waits for the network.
+        if (endpoints.is_empty() || is_wanted)
             && let Some(part) = self.parts.get(attachment.network())
         {
             let seen = part.seen();
@@ -113,7 +115,7 @@ impl<P: Ports> NamedTask<P> {
         let running = self.attachments.running.borrow();
         match running.doubt().filter(|_| attachment.guest.asks_docker()) {
             Some(why) => format!("it is not known which containers run: {why}"),
-            None if self.attachments.placement.wanted.values().any(|ids| ids.contains(&id)) => String::new(),
+            None if is_wanted => String::new(),
             None => format!("{} is not running", attachment.guest),
         }
     }

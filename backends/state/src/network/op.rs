@@ -7,6 +7,7 @@ use wire_net::{LinkName, MacAddr};
 use super::{
     Address, BridgeFdbKey, DesiredKind, DesiredLink, FdbKey, FdbTarget, FloodEntry, Forward, ForwardKey, KernelKind,
     LinkPlace, Namespace, NeighbourKey, NextHop, ObservedKind, ObservedLink, ObservedRoute, RouteKey, Setting, Tunnel,
+    apart,
 };
 use crate::{Key, Operation};
 
@@ -244,6 +245,12 @@ impl Op {
             Self::Kernel(_, op) => op.is_link(),
             Self::Tunnel(op) => matches!(op, TunnelOp::Create(..) | TunnelOp::Change(..) | TunnelOp::Delete(_)),
         }
+    }
+
+    /// True if it concerns one of these links, or an entry on it.
+    #[must_use]
+    pub fn concerns(&self, links: &[LinkPlace]) -> bool {
+        apart::concerns(self, links)
     }
 
     /// The link that it removes.

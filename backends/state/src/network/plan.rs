@@ -22,7 +22,7 @@ use self::{
     keys::{All, Selection, Touched, touched},
     links::{LinkEffects, LinkOp, LinkPlan},
 };
-use super::{difference::differences, merge};
+use super::{apart, difference::differences, merge};
 use crate::{
     Address, Clash, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
     NeighbourKey, NetworkPart, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource,
@@ -109,6 +109,15 @@ impl Resource for Network {
             .deletes_link()
             .is_some_and(|place| !desired.get(place.namespace).is_some_and(|net| net.links.contains_key(&place.name)));
         if goes { Order::ReadBack } else { Order::Ahead }
+    }
+
+    /// A container that cannot have its link stops no other, and no network.
+    fn is_apart(failed: &Op) -> bool {
+        apart::of_container(failed).is_some()
+    }
+
+    fn waits_for(op: &Op, failed: &Op) -> bool {
+        apart::of_container(failed).is_none_or(|links| apart::concerns(op, &links))
     }
 }
 

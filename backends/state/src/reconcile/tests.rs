@@ -1,10 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
+use wire_net::Mtu;
+
 use crate::{
-    DesiredNet, Namespace, Network, NextHop, ObservedNet, PerNamespace, Via,
+    DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, Network, NextHop, ObservedNet,
+    PerNamespace, Veth, Via,
     network::plan::tests::{any_state, any_want, assert_reached},
-    samples::{change_each, device, held, state},
+    samples::{change_each, device, held, mac, state},
     sim::Sim,
 };
 
@@ -120,6 +123,47 @@ fn a_failure_stops_no_other_and_is_reported_once_for_its_kind() {
     insta::assert_snapshot!(report.failures[0], @"set neighbour 10.5.2.0 dev flannel.1 lladdr 02:00:00:00:00:14: the kernel has no memory for it: No buffer space available (os error 105) (and 2 more)");
     assert_eq!(report.failures.len(), 1);
     assert!(round(&mut reconciler, &want).converged);
+}
+
+/// A pair of links between the host and a container, with an address inside.
+fn container(number: u8) -> [(Namespace, DesiredNet); 2] {
+    let (guest, port, inside) =
+        (Namespace::Guest(number.into()), format!("wp{number}").parse().unwrap(), "eth1".parse().unwrap());
+    let end = |namespace, name, last| {
+        let kind = DesiredKind::Kernel(KernelKind::Veth(Veth { peer: LinkPlace { namespace, name } }));
+        DesiredLink { mac: Some(mac(last)), ..DesiredLink::new(kind, Mtu(1450)) }
+    };
+    let (mut host, mut net) = (DesiredNet::default(), DesiredNet::default());
+    host.links.insert(port, end(guest, inside, number));
+    net.links.insert(inside, end(Namespace::Host, port, number + 100));
+    net.addresses.insert(crate::Address { link: inside, address: [10, 128, 0, number].into(), len: 20 });
+    [(Namespace::Host, host), (guest, net)]
+}
+
+#[test]
+fn a_container_that_cannot_have_its_link_stops_no_other_container_and_no_network() {
+    let sim = Sim::of_host(held(&state(&[])));
+    let mut reconciler = Reconciler::new(sim.clone(), PerNamespace::default());
+    let [(_, bad), (bad_guest, bad_net)] = container(1);
+    let [(_, good), (good_guest, good_net)] = container(2);
+    let mut host = state(&[(2, 20, 102)]);
+    host.links.extend(bad.links.into_iter().chain(good.links));
+    let want: PerNamespace<DesiredNet> =
+        [(Namespace::Host, host), (bad_guest, bad_net), (good_guest, good_net)].into_iter().collect();
+    let full = state(&[(3, 30, 103)]);
+    sim.edit_host(|host| host.routes = held(&full).routes);
+    // The first of both, at each attempt.
+    (0..=RETRIES).for_each(|_| sim.fail_next("create link", ErrorKind::Exists));
+    let report = reconciler.round(&want);
+    assert!(!report.converged);
+    let failed: Vec<String> = report.failed_ops.iter().map(ToString::to_string).collect();
+    assert!(failed.len() == 1 && failed[0].starts_with("create link wp1"), "{failed:?}");
+    let found = sim.state();
+    assert!(found.get(good_guest).is_some_and(|net| net.addresses.len() == 1), "{found:?}");
+    assert!(found.get(bad_guest).is_none_or(|net| net.links.is_empty() && net.addresses.is_empty()));
+    assert_eq!(sim.host().routes.len(), 1, "the default network is as it should be");
+    assert!(reconciler.round(&want).converged);
+    assert!(sim.state().get(bad_guest).is_some_and(|net| net.addresses.len() == 1));
 }
 
 #[test]
