@@ -1,4 +1,5 @@
 mod ipip;
+mod without_ipv6;
 
 use std::{
     pin::pin,

@@ -1,7 +1,7 @@
 //! A bridge with its VXLAN device: what is on it is made, read back, repaired, and taken away.
 
 use wire_net::{MacAddr, Mtu};
-use wire_state::{BridgeFdbKey, DesiredNet, KernelOp, samples::name};
+use wire_state::{BridgeFdbKey, DesiredNet, KernelOp, Setting, samples::name};
 
 use super::{
     Change, Host,
@@ -152,6 +152,32 @@ pub(super) fn a_bridge_keeps_its_mtu_when_its_ports_change<H: Host>() {
         stage.change(Change::SetMtu("wv.5000", 1300));
         stage.change(Change::SetNoMaster("wv.5000"));
         assert_eq!(stage.read().links[&name("wb.5000")].mtu, Mtu(1450));
+    });
+}
+
+pub(super) fn ipv6_that_is_not_wanted_is_off_on_links_that_have_none<H: Host>() {
+    Stage::<H>::of_segment(|mut stage| {
+        let mut want = stage.lab.want();
+        let devices = [name("wb.5000"), name("wv.5000")];
+        for device in devices {
+            // IPv6 needs 1280 bytes (RFC 8200 §5).
+            want.links.get_mut(&device).unwrap().mtu = Mtu(1200);
+            want.settings.insert(Setting::DisableIpv6(device), 1);
+        }
+        assert!(stage.repair(&want) > 0);
+        assert_eq!(stage.repair(&want), 0, "with a smaller MTU");
+        let is_off = |stage: &mut Stage<H>| {
+            let settings = stage.read().settings;
+            assert!(
+                devices.iter().all(|device| settings.get(&Setting::DisableIpv6(*device)) == Some(&1)),
+                "{settings:?}"
+            );
+        };
+        is_off(&mut stage);
+        stage.change(Change::DeleteLink("wv.5000"));
+        assert!(stage.repair(&want) > 0);
+        assert_eq!(stage.repair(&want), 0, "made without IPv6");
+        is_off(&mut stage);
     });
 }
 
