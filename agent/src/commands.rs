@@ -191,7 +191,11 @@ fn firewall_text(firewall: &proto::FirewallStatus) -> String {
         (networks.strangers, "to networks by name from hosts that are no members".to_owned()),
         (networks.forged, "to networks by name from members with a source that is not theirs".to_owned()),
         (networks.crossing, "from a network by name to another, or out of an internal one".to_owned()),
-        (networks.at_ports, "at bridges of networks by name with a source that is not the sender's".to_owned()),
+        (
+            networks.at_ports,
+            "at bridges of networks by name with a source that is not the sender's, or to the groups of a link"
+                .to_owned(),
+        ),
     ];
     let dropped = dropped.into_iter().filter(|(count, _)| *count > 0);
     let parts: Vec<String> = dropped.map(|(count, whose)| format!(", dropped {count} packets {whose}")).collect();

@@ -143,9 +143,11 @@ impl Segment {
         net
     }
 
-    /// The flags of the VXLAN device as a port: who is behind it is known, and never learnt.
+    /// The flags of the VXLAN device as a port: who is behind it is known, and never learnt. What it sends to the groups of a link is dropped by
+    /// the packet filter, as at the ports of containers.
     const fn port(&self) -> PortFlags {
         PortFlags::none()
+            .with(PortFlag::GroupForwarding, true)
             .with(PortFlag::NeighbourSuppression, true)
             .with(PortFlag::Flood, self.broadcast)
             .with(PortFlag::MulticastFlood, self.broadcast)

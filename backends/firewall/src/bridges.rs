@@ -1,7 +1,7 @@
 //! Our table for frames that the bridges of networks over several hosts forward: who may send at which port. Pure.
 //!
 //! Each port has the MACs and addresses that may send there: a container's port its own, the VXLAN device those of other hosts. What is sent
-//! with others is dropped and counted, by IP, ARP and neighbour discovery; and so are frames with VLAN tags. A port with one of our names (`wp…`, `wv.…`)
+//! with others is dropped and counted, by IP, ARP and neighbour discovery; and so are frames with VLAN tags, and those to the groups of a link. A port with one of our names (`wp…`, `wv.…`)
 //! that is not among them sends nothing, so it does not matter whether the port or its sender is there first.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -157,6 +157,8 @@ pub(super) fn empty() -> DesiredTable {
         Rule::new(P::UnknownHosts.words(), [Match::FromLike("wv."), Match::From(Links::NotIn(PORTS))], dropped()),
         Rule::new(P::NotChecked.words(), [Match::From(Links::NotIn(PORTS))], [Action::Accept]),
         Rule::new("tags", [Match::Tagged], dropped()),
+        // They pass here, because the ports are told so (`PortFlag::GroupForwarding`), and go no further.
+        Rule::new("groups of a link", [Match::ToLinkGroup], dropped()),
         Rule::new(P::Senders(Family::V4).words(), [Match::Sender(Family::V4, v4)], [Action::Accept]),
         Rule::new("routers", [Match::Routers], dropped()),
         Rule::new("advertised", [Match::Advertised(Is::NotSo, v6)], dropped()),

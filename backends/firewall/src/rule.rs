@@ -63,6 +63,8 @@ pub(super) enum Match {
     NotBehind(Family, usize, Family, String),
     /// It comes by a link whose name begins so.
     FromLike(&'static str),
+    /// It comes by the host's end of a pair of links.
+    FromVeth,
     /// It leaves by a link whose name begins so, or not.
     ToLike(Is, &'static str),
     /// It leaves by a link in this set.
@@ -71,6 +73,8 @@ pub(super) enum Match {
     Between(&'static str),
     /// A frame with a VLAN tag.
     Tagged,
+    /// A frame to a group that bridges do not forward (01:80:c2:00:00:00 to 0f, IEEE 802.1D).
+    ToLinkGroup,
     /// The port of a bridge, the source MAC and the source address are in this set.
     Sender(Family, &'static str),
     /// The same for ARP: by the MAC of the frame, and by the one that it tells.

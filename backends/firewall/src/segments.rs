@@ -33,6 +33,8 @@ pub(super) const INTERNAL: &str = "segment-internal";
 pub(super) const NO_MEMBERS: &str = "segment-strangers";
 /// Encapsulated packets from members with sources that are not theirs.
 pub(super) const FORGED: &str = "segment-forged";
+/// Packets that come by the port of a bridge itself, past the bridge.
+pub(super) const PAST_BRIDGES: &str = "segment-past-bridges";
 /// Packets from one network to another, or out of an internal one.
 pub(super) const CROSSING: &str = "segment-crossing";
 
@@ -58,7 +60,7 @@ impl Foundation {
         add_chain(&mut table, "segments-out", Attachment::nat(Hook::Postrouting, 98), &leaving());
         // After all that changes sources (100, `srcnat`).
         add_chain(&mut table, "segments-sent", Attachment::filter(Hook::Postrouting, 300), &self.translated());
-        table.counters = [NO_MEMBERS, FORGED, CROSSING].map(str::to_owned).into();
+        table.counters = [NO_MEMBERS, FORGED, PAST_BRIDGES, CROSSING].map(str::to_owned).into();
         let mut set = |name: &str, kind| {
             table.sets.insert(name.to_owned(), Set { kind, elements: OrdSet::new() });
         };
@@ -75,9 +77,9 @@ impl Foundation {
         table
     }
 
-    /// Encapsulated packets of a network come from its members alone.
+    /// Encapsulated packets of a network come from its members alone, and nothing comes past the bridge of one.
     fn incoming(&self) -> Vec<Rule> {
-        let mut rules = Vec::new();
+        let mut rules = past_bridges();
         for port in self.ports.iter().copied() {
             if self.checks_sources {
                 rules.extend(Family::ALL.into_iter().flat_map(|family| forged(port, family)));
@@ -101,6 +103,14 @@ impl Foundation {
         let all = self.ports.iter().flat_map(|port| self.local.iter().map(move |local| (*port, *local)));
         all.map(|(port, local)| masqueraded(port, local)).collect()
     }
+}
+
+/// What this host gets of a network comes by the bridge, also for br_netfilter, and is checked there. By a port itself it comes only while the
+/// port is in no bridge, or does not have the flags that are desired. Ports are known by names that others may have too, so those of containers
+/// by their kind as well.
+fn past_bridges() -> Vec<Rule> {
+    let ports = [vec![Match::FromLike("wp"), Match::FromVeth], vec![Match::FromLike("wv.")]];
+    ports.map(|port| Rule::new("past bridges", port, [Action::CountIn(PAST_BRIDGES), Action::Drop])).into()
 }
 
 fn masqueraded(port: u16, local: IpAddr) -> Rule {

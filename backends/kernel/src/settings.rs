@@ -39,6 +39,10 @@ pub(crate) struct LinkSettings {
     pub(super) disable_ipv6: Option<bool>,
 }
 
+/// IPv6 is off on a link that has none: the kernel was started with `ipv6.disable=1`, or the MTU is below 1280 bytes (`addrconf_notify` of
+/// net/ipv6/addrconf.c).
+const HAS_NONE: bool = true;
+
 /// The kinds of links that lead to other hosts. Hardware, which has no kind, does too. A veth or a TAP leads to a container or a virtual
 /// machine, whose router advertisements the host must not accept.
 const OUTWARD: [&[u8]; 6] = [b"bond\0", b"ipoib\0", b"macvlan\0", b"team\0", b"vlan\0", b"wwan\0"];
@@ -100,7 +104,7 @@ impl SettingsContext<'_> {
 /// The settings of a device of ours.
 pub(super) fn add_own(link: &LinkSettings, found: &mut BTreeMap<Setting, u32>) {
     add_forwarding(link, found, |_| true);
-    found.extend(link.disable_ipv6.map(|off| (Setting::DisableIpv6(link.name), u32::from(off))));
+    found.insert(Setting::DisableIpv6(link.name), u32::from(link.disable_ipv6.unwrap_or(HAS_NONE)));
 }
 
 fn add_forwarding(link: &LinkSettings, found: &mut BTreeMap<Setting, u32>, is_read: impl Fn(Family) -> bool) {

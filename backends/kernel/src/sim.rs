@@ -233,11 +233,13 @@ fn set_as_new(net: &mut ObservedNet, name: LinkName) {
     if !net.links.contains_key(&name) {
         return;
     }
-    for family in wire_net::Family::ALL {
+    let has_ipv6 = net.has_ipv6(name);
+    for family in wire_net::Family::ALL.into_iter().filter(|family| has_ipv6 || *family == wire_net::Family::V4) {
         let forwards = net.settings.get(&Setting::Forwarding(family)).copied().unwrap_or_default();
         net.settings.entry(Setting::LinkForwarding(family, name)).or_insert(forwards);
     }
-    net.settings.entry(Setting::DisableIpv6(name)).or_insert(0);
+    // A link without IPv6 has it switched off.
+    net.settings.entry(Setting::DisableIpv6(name)).or_insert(u32::from(!has_ipv6));
 }
 
 /// A link of the host that is up.

@@ -79,18 +79,13 @@ fn below(folder: &OwnedFd, name: &str, path: &Path) -> Option<PathBuf> {
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "most kinds of io::Error are treated alike")]
 fn remedy(setting: Setting, error: &io::Error) -> Option<String> {
-    let of_ipv6 = match setting {
-        Setting::Forwarding(Family::V6)
-        | Setting::LinkForwarding(Family::V6, _)
-        | Setting::RouterAdvertisements(_)
-        | Setting::DisableIpv6(_) => true,
-        Setting::Forwarding(Family::V4) | Setting::LinkForwarding(Family::V4, _) => false,
-    };
     let remedy = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "/proc/sys cannot be written here: set it on the host, outside of the container"
         }
-        io::ErrorKind::NotFound if of_ipv6 => "is IPv6 switched off in this kernel (ipv6.disable=1)?",
+        io::ErrorKind::NotFound if setting.family() == Family::V6 => {
+            "is IPv6 switched off in this kernel (ipv6.disable=1)?"
+        }
         _ => return None,
     };
     Some(remedy.to_owned())

@@ -68,8 +68,12 @@ pub(crate) mod ifla_brport {
     pub(crate) const UNICAST_FLOOD: u16 = 9;
     pub(crate) const MCAST_FLOOD: u16 = 27;
     pub(crate) const BCAST_FLOOD: u16 = 30;
+    pub(crate) const GROUP_FWD_MASK: u16 = 31;
     pub(crate) const NEIGH_SUPPRESS: u16 = 32;
     pub(crate) const ISOLATED: u16 = 33;
+    /// The value of `GROUP_FWD_MASK` with the bits of all groups but 01:80:c2:00:00:01: the kernel drops what is sent there, and takes no such
+    /// bit (`BR_GROUPFWD_MACPAUSE` of net/bridge/br_private.h).
+    pub(crate) const ALL_GROUPS: u16 = 0xfffd;
 }
 
 /// Attributes of a VLAN, `IFLA_VLAN_*` of linux/if_link.h.

@@ -455,10 +455,11 @@ fn forgive(op: &KernelOp, error: OpError) -> Attempt {
         KernelOp::AddRoute(..) | KernelOp::ReplaceRoute(..) | KernelOp::ChangeLink(..) | KernelOp::CreateLink(..) => {
             false
         }
-        // A foreign link may have been removed meanwhile.
-        KernelOp::Set(setting, _) => {
-            matches!(setting, Setting::RouterAdvertisements(_)) && error.kind == ErrorKind::Absent
+        // A foreign link may have been removed meanwhile, and IPv6 is off where a link has none.
+        KernelOp::Set(Setting::RouterAdvertisements(_), _) | KernelOp::Set(Setting::DisableIpv6(_), 1) => {
+            error.kind == ErrorKind::Absent
         }
+        KernelOp::Set(..) => false,
         KernelOp::PutAddress(_)
         | KernelOp::PutFdb(..)
         | KernelOp::PutFlood(_)

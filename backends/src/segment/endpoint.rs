@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use wire_net::{DualStack, Family, LinkName, MacAddr, Prefix};
 use wire_state::{
-    Address, DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, NextHop, PerNamespace, PortFlags,
-    RouteKey, Setting, Veth,
+    Address, DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, NextHop, PerNamespace, PortFlag,
+    PortFlags, RouteKey, Setting, Veth,
 };
 
 use super::Segment;
@@ -26,6 +26,9 @@ pub struct SegmentEndpoint {
 /// The metric of a container's default route over a network, but for the network's VNI: any other default route is before it, so it counts only
 /// where the container has no other one.
 const METRIC: u32 = 4096;
+
+/// The flags of the port of a container: the packet filter sees all that it sends.
+const PORT: PortFlags = PortFlags::NEW_PORT.with(PortFlag::GroupForwarding, true);
 
 impl SegmentEndpoint {
     /// True if a link of that name is a port of a container.
@@ -57,7 +60,7 @@ impl Segment {
     }
 
     fn add_port(&self, host: &mut DesiredNet, endpoint: &SegmentEndpoint) {
-        let (master, port) = (Some(Self::bridge(self.vni)), Some(PortFlags::NEW_PORT));
+        let (master, port) = (Some(Self::bridge(self.vni)), Some(PORT));
         host.links.insert(endpoint.port, DesiredLink { master, port, ..self.end(endpoint.inside) });
         // An address of its own on a port would only send packets of the kernel's into the network.
         host.settings.insert(Setting::DisableIpv6(endpoint.port), 1);
@@ -125,7 +128,7 @@ mod tests {
         let desired = segment(false).with_endpoints(DesiredNet::default(), &[endpoint(5, 7, "eth1")]);
         let host = desired.get(Namespace::Host).unwrap();
         let port = &host.links[&"wp00000005".parse().unwrap()];
-        assert_eq!((port.master, port.port), (Some("wb.5000".parse().unwrap()), Some(PortFlags::NEW_PORT)));
+        assert_eq!((port.master, port.port), (Some("wb.5000".parse().unwrap()), Some(PORT)));
         assert_eq!(port.mtu, Mtu(1450));
         let guest = desired.get(Namespace::Guest(7)).unwrap();
         let addresses: Vec<String> = guest.addresses.iter().map(ToString::to_string).collect();

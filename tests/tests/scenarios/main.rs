@@ -55,6 +55,7 @@ mod host_gw_flannel;
 mod ipip;
 mod joining;
 mod let_in;
+mod link_groups;
 mod listeners;
 mod membership;
 mod named;

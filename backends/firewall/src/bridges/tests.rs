@@ -48,6 +48,7 @@ fn each_port_has_those_who_may_send_there() {
     add rule bridge wire-agent senders iifname "wv.*" iifname != @ports counter name "forged" drop comment "hosts not known 4b7cfce112a080c1"
     add rule bridge wire-agent senders iifname != @ports accept comment "not checked 8dac5b937856f43e"
     add rule bridge wire-agent senders @ll,96,16 { 0x8100, 0x88a8 } counter name "forged" drop comment "tags 293f94192f40fe68"
+    add rule bridge wire-agent senders ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter name "forged" drop comment "groups of a link f5d763706959150b"
     add rule bridge wire-agent senders iifname . ether saddr . ip saddr @senders-v4 accept comment "senders v4 2eb3b085e2ba058e"
     add rule bridge wire-agent senders icmpv6 type { nd-router-advert, nd-redirect } counter name "forged" drop comment "routers 13c166f9039ca077"
     add rule bridge wire-agent senders icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @senders-v6 counter name "forged" drop comment "advertised b6d7e5b30b85322a"

@@ -38,7 +38,7 @@ pub struct SegmentsCounted {
     pub forged: u64,
     /// Packets from one network to another, or out of an internal one.
     pub crossing: u64,
-    /// Frames at the port of a bridge whose MAC or address may not send there.
+    /// Frames at the port of a bridge whose MAC or address may not send there, or that would get past the bridge.
     pub at_ports: u64,
 }
 
@@ -62,13 +62,13 @@ impl FirewallDataplane {
                 strangers: of(segments::NO_MEMBERS),
                 forged: of(segments::FORGED),
                 crossing: of(segments::CROSSING),
-                at_ports: 0,
+                at_ports: of(segments::PAST_BRIDGES),
             },
         };
         let bridge = OurTable { family: TableFamily::Bridge, network: self.network.clone() };
         if self.flowtables.contains_key(&bridge) {
             let counters = self.netfilter()?.named_counters(&TablePlace::of(&bridge))?;
-            counted.segments.at_ports = counters.get(bridges::FORGED).copied().unwrap_or_default();
+            counted.segments.at_ports += counters.get(bridges::FORGED).copied().unwrap_or_default();
         }
         if counted.unknown_peers > 0 {
             for family in ["v4", "v6"] {

@@ -1,5 +1,7 @@
 //! Frames that come to a bridge by a VXLAN device and from containers: who forges a source reaches nobody.
 
+mod groups;
+
 use std::{
     net::{IpAddr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
@@ -109,7 +111,7 @@ impl Bridge {
     }
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < Duration::from_secs(10), "{what}");

@@ -11,7 +11,7 @@ use wire_netlink::lab::{in_namespace, run};
 use wire_state::{DesiredFirewall, DesiredNet, FirewallOp};
 
 use super::{
-    bridges::{new_namespace, packets, run_in},
+    bridges::{new_namespace, packets, run_in, wait_until},
     reconciler, repair,
 };
 use crate::{HostFacts, SegmentFilter, SegmentMember, SegmentShare, tests::name};
@@ -162,6 +162,32 @@ fn a_network_leads_to_the_outside_by_this_hosts_address_and_never_to_another_or_
         let mut again = super::reconciler();
         let report = again.round(&desired());
         assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
+    });
+}
+
+#[test]
+fn what_comes_by_a_port_past_its_bridge_is_dropped_and_counted_and_nothing_by_links_of_others() {
+    in_namespace(|| {
+        let container = network(5000, 128);
+        let mut reconciler = reconciler();
+        assert!(reconciler.round(&desired()).converged);
+        // Also where bridged packets pass the rules of IP (br_netfilter): they come by the bridge.
+        assert!(reaches(&container, "10.128.0.1"));
+        let before = counted("segment-past-bridges");
+        assert_eq!(before, 0);
+        run("ip link set wp5000 nomaster; ip addr del 10.128.0.1/24 dev wb.5000; ip addr add 10.128.0.1/24 dev wp5000");
+        wait_until("a port without a bridge", || {
+            assert!(!reaches(&container, "10.128.0.1"));
+            counted("segment-past-bridges") > before
+        });
+        // A link of somebody who likes such names.
+        let before = counted("segment-past-bridges");
+        run(
+            "ip link set wp5000 down; ip link set wp5000 name port; ip addr flush dev port; ip link add wpan0 type bridge; ip link set wpan0 up",
+        );
+        run("ip link set port up master wpan0; ip addr add 10.128.0.1/24 dev wpan0");
+        wait_until("a link of somebody else", || reaches(&container, "10.128.0.1"));
+        assert_eq!(counted("segment-past-bridges"), before);
     });
 }
 

@@ -62,11 +62,13 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
             format!("{} saddr . @th,{offset},{} != @{set}", ip(*outer), inner.bits())
         }
         Match::FromLike(start) => format!("iifname \"{start}*\""),
+        Match::FromVeth => "meta iifkind \"veth\"".to_owned(),
         Match::ToLike(is, start) => format!("oifname {}\"{start}*\"", operator(*is)),
         Match::ToIn(set) => format!("oifname @{set}"),
         Match::Between(set) => format!("iifname . oifname @{set}"),
         // Also of a tag that the kernel holds beside the frame (`nft_payload_copy_vlan` of net/netfilter/nft_payload.c).
         Match::Tagged => "@ll,96,16 { 0x8100, 0x88a8 }".to_owned(),
+        Match::ToLinkGroup => "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00".to_owned(),
         Match::Routers => "icmpv6 type { nd-router-advert, nd-redirect }".to_owned(),
         Match::Sender(Family::V4, set) => format!("iifname . ether saddr . ip saddr @{set}"),
         // As raw bytes, so that the same set serves for advertised addresses, which nft 1.0.2 has no name for.

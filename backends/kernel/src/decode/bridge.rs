@@ -42,10 +42,23 @@ fn flags(bytes: &[u8]) -> PortFlags {
     for (kind, value) in attributes(bytes) {
         let flag = PortFlag::ALL.iter().find(|(flag, _)| attribute_of(*flag) == kind);
         if let Some((flag, _)) = flag {
-            found = found.with(*flag, value != [0]);
+            found = found.with(*flag, is_on(*flag, value));
         }
     }
     found
+}
+
+/// A mask of some groups is not on.
+fn is_on(flag: PortFlag, value: &[u8]) -> bool {
+    match flag {
+        PortFlag::GroupForwarding => value == ifla_brport::ALL_GROUPS.to_ne_bytes(),
+        PortFlag::Learning
+        | PortFlag::Flood
+        | PortFlag::MulticastFlood
+        | PortFlag::BroadcastFlood
+        | PortFlag::NeighbourSuppression
+        | PortFlag::Isolated => value != [0],
+    }
 }
 
 const fn attribute_of(flag: PortFlag) -> u16 {
@@ -56,6 +69,7 @@ const fn attribute_of(flag: PortFlag) -> u16 {
         PortFlag::BroadcastFlood => ifla_brport::BCAST_FLOOD,
         PortFlag::NeighbourSuppression => ifla_brport::NEIGH_SUPPRESS,
         PortFlag::Isolated => ifla_brport::ISOLATED,
+        PortFlag::GroupForwarding => ifla_brport::GROUP_FWD_MASK,
     }
 }
 

@@ -13,6 +13,7 @@ use wire_netlink::Batch;
 use wire_state::{Bridge, PortFlag, PortFlags};
 
 use super::{DELNEIGH, NEWLINK, NEWNEIGH, SET};
+use crate::uapi::ifla_brport;
 
 /// The options of a bridge.
 pub(super) fn options(bridge: Bridge) -> InfoData {
@@ -47,6 +48,7 @@ const fn port_flag(flag: PortFlag, on: bool) -> InfoBridgePort {
         PortFlag::BroadcastFlood => InfoBridgePort::BroadcastFlood(on),
         PortFlag::NeighbourSuppression => InfoBridgePort::NeighSupress(on),
         PortFlag::Isolated => InfoBridgePort::Isolated(on),
+        PortFlag::GroupForwarding => InfoBridgePort::GroupFwdMask(if on { ifla_brport::ALL_GROUPS } else { 0 }),
     }
 }
 

@@ -13,9 +13,6 @@ use crate::{AddressState, DeviceCounters, HostAddress};
 
 /// `RTPROT_DHCP` of linux/rtnetlink.h.
 const DHCP: u8 = 16;
-/// `IPV6_MIN_MTU` of net/ipv6.h.
-const SMALLEST_IPV6_MTU: u32 = 1280;
-
 impl SimHost {
     /// Adds a network card that is up.
     ///
@@ -215,15 +212,15 @@ impl SimHost {
     pub fn set_mtu(&self, name: &str, mtu: Mtu) {
         let name = named(name);
         self.edit_net(|net| {
+            let had_ipv6 = net.has_ipv6(name);
             let Some(link) = net.links.get_mut(&name) else { return };
             link.mtu = mtu;
-            if mtu.0 < SMALLEST_IPV6_MTU {
+            if net.has_ipv6(name) != had_ipv6 {
                 net.forget_family(name, Family::V6);
                 net.settings.remove(&Setting::DisableIpv6(name));
                 net.settings.remove(&Setting::LinkForwarding(Family::V6, name));
-            } else {
-                super::set_as_new(net, name);
             }
+            super::set_as_new(net, name);
         });
     }
 
@@ -290,6 +287,16 @@ impl SimHost {
     pub fn set_forwarding(&self, family: Family, value: u32) {
         let op = KernelOp::Set(Setting::Forwarding(family), value);
         self.net.edit(|state| state.apply(&Op::Kernel(Namespace::Host, op)));
+    }
+
+    /// Takes IPv6 out of the kernel, as `ipv6.disable=1` does at a boot.
+    pub fn take_ipv6_away(&self) {
+        self.edit_net(|net| {
+            let links: Vec<LinkName> = net.links.keys().copied().collect();
+            links.iter().for_each(|link| net.forget_family(*link, Family::V6));
+            net.settings.retain(|setting, _| setting.family() == Family::V4);
+            links.into_iter().for_each(|link| super::set_as_new(net, link));
+        });
     }
 
     /// Turns IPv6 off on a link.

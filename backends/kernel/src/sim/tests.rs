@@ -1,5 +1,6 @@
 mod ipip;
 mod scopes;
+mod without_ipv6;
 
 use std::{
     pin::pin,

@@ -79,6 +79,7 @@ contract![
     segment::a_round_repairs_each_change_of_a_segment_by_others,
     segment::entries_of_a_segment_that_we_change_are_not_reported,
     segment::a_bridge_keeps_its_mtu_when_its_ports_change,
+    segment::ipv6_that_is_not_wanted_is_off_on_links_that_have_none,
     segment::an_entry_of_a_bridge_is_removed_only_if_it_leads_to_the_port,
     segment::a_drained_host_has_nothing_of_a_segment,
     refusals::each_operation_that_is_refused_fails_with_its_kind,

@@ -240,6 +240,7 @@ fn whatever_is_deleted_or_changed_of_a_network_by_hand_is_made_again() {
             "ip link set wv.5000 nomaster".to_owned(),
             "ip link set wv.5000 down".to_owned(),
             "bridge link set dev wv.5000 neigh_suppress off learning on isolated on".to_owned(),
+            "ip link set wv.5000 type bridge_slave group_fwd_mask 8".to_owned(),
             "ip link set wb.5000 type bridge mcast_snooping 1 stp_state 1".to_owned(),
             format!("bridge fdb del {mac} dev wv.5000 master"),
             format!("bridge fdb del {mac} dev wv.5000"),
@@ -250,9 +251,11 @@ fn whatever_is_deleted_or_changed_of_a_network_by_hand_is_made_again() {
             run_inside(&members[0].host, &harm);
             assert!(members[0].reconcile(&members) > 0, "{harm}");
             assert_eq!(members[0].reconcile(&members), 0, "{harm}");
-            let ports = "ip link set wp1 master wb.5000; bridge -d link show dev wv.5000; ip -d link show wb.5000";
+            let ports = "ip link set wp1 master wb.5000; bridge -d link show dev wv.5000
+                         ip -d link show wv.5000; ip -d link show wb.5000";
             let shown = run_inside(&members[0].host, ports);
-            for part in ["neigh_suppress on", "learning off", "isolated off", "mcast_snooping 0", "stp_state 0"] {
+            let parts = ["neigh_suppress on", "learning off", "isolated off", "mcast_snooping 0", "stp_state 0"];
+            for part in parts.into_iter().chain(["group_fwd_mask 0xfffd"]) {
                 assert!(shown.contains(part), "{harm}: no {part} in {shown}");
             }
             for address in addresses(2, 1) {

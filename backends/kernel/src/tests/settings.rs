@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use wire_net::Family;
-use wire_state::{DesiredNet, KernelOp};
+use wire_state::{DesiredNet, ErrorKind, KernelOp, Setting};
 
 use super::lab::{self, Lab, run};
-use crate::{Changes, Monitor, OtherNamespaces, RouteForm, tests::lab::HostReconciler};
+use crate::{Changes, Monitor, NetlinkDataplane, OtherNamespaces, RouteForm, tests::lab::HostReconciler};
 
 /// The values of these settings, one after the other.
 fn sysctl(names: &str) -> String {
@@ -92,6 +92,21 @@ fn the_kernels_explanation_of_a_refusal_is_reported_without_a_capability() {
         assert_eq!(said, "not allowed: ipv6: IPv6 is disabled on this device");
         reconciler.invalidate();
         assert!(reconciler.round(&want).converged);
+    });
+}
+
+/// As with `ipv6.disable=1`, the link has no such file: its MTU is too small for IPv6 (RFC 8200 §5).
+#[test]
+fn ipv6_is_off_where_there_is_none_and_switching_it_on_is_refused_with_the_reason() {
+    lab::in_namespace(|| {
+        run("ip link add wb-small mtu 1200 type veth; test ! -e /proc/sys/net/ipv6/conf/wb-small");
+        let setting = Setting::DisableIpv6("wb-small".parse().unwrap());
+        let mut kernel = NetlinkDataplane::open(RouteForm::default()).unwrap();
+        let mut set =
+            |value| kernel.apply(&[&KernelOp::Set(setting, value)], &OtherNamespaces::default()).pop().unwrap();
+        assert!(set(1).is_ok());
+        let said = set(0).unwrap_err();
+        assert!(said.kind == ErrorKind::Absent && said.to_string().contains("ipv6.disable=1"), "{said}");
     });
 }
 

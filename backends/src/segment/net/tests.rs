@@ -54,7 +54,7 @@ fn a_network_with_one_other_host_has_its_devices_its_addresses_and_the_entries_o
     let one = host(2, &["10.128.0.64/30", "fd57:5000::a80:40/127"]);
     insta::assert_snapshot!(planned(&net(&segment(), &[("b", one)])), @"
     create link wb.5000: bridge mcast_snooping off mac 02:57:0a:80:00:20 mtu 1450 up
-    create link wv.5000: vxlan vni 5000 dev eth0 local 192.0.2.1 port 8472 nolearning mtu 1450 up master wb.5000 learning off neigh_suppress on
+    create link wv.5000: vxlan vni 5000 dev eth0 local 192.0.2.1 port 8472 nolearning mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
     set sysctl net.ipv6.conf.wb/5000.disable_ipv6 = 0
     set sysctl net.ipv6.conf.wv/5000.disable_ipv6 = 1
     set sysctl net.ipv4.ip_forward = 1
@@ -89,7 +89,7 @@ fn without_broadcast_nothing_is_flooded_and_an_internal_network_is_not_forwarded
         Segment { broadcast: false, internal: true, pools: DualStack { v6: None, ..segment().pools }, ..segment() };
     insta::assert_snapshot!(planned(&net(&quiet, &[("b", host(2, &["10.128.0.64/31"]))])), @"
     create link wb.5000: bridge mcast_snooping off mac 02:57:0a:80:00:20 mtu 1450 up
-    create link wv.5000: vxlan vni 5000 dev eth0 local 192.0.2.1 port 8472 nolearning mtu 1450 up master wb.5000 learning off flood off mcast_flood off bcast_flood off neigh_suppress on
+    create link wv.5000: vxlan vni 5000 dev eth0 local 192.0.2.1 port 8472 nolearning mtu 1450 up master wb.5000 learning off flood off mcast_flood off bcast_flood off neigh_suppress on group_fwd_mask on
     set sysctl net.ipv6.conf.wv/5000.disable_ipv6 = 1
     set sysctl net.ipv4.conf.wb/5000.forwarding = 0
     add address 10.128.0.1/32 dev wb.5000

@@ -29,6 +29,15 @@ impl Setting {
         }
     }
 
+    /// The family that the setting is about.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::RouterAdvertisements(_) | Self::DisableIpv6(_) => Family::V6,
+            Self::Forwarding(family) | Self::LinkForwarding(family, _) => *family,
+        }
+    }
+
     /// The path of its file.
     #[must_use]
     pub fn path(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! The resource `Network` in memory, with the kernel's rules.
 
-use wire_net::LinkName;
+use wire_net::{Family, LinkName};
 
 use super::{Sim, Simulated};
 use crate::{
@@ -137,7 +137,9 @@ fn refused(net: &ObservedNet, op: &KernelOp) -> Option<ErrorKind> {
         }
         // A foreign link may have been removed meanwhile.
         KernelOp::Set(Setting::RouterAdvertisements(_), _) => None,
-        KernelOp::Set(setting, _) => setting.link().filter(missing).map(|_| ErrorKind::Absent),
+        // IPv6 is off where there is none.
+        KernelOp::Set(Setting::DisableIpv6(_), 1) => None,
+        KernelOp::Set(setting, _) => (!net.has_setting(*setting)).then_some(ErrorKind::Absent),
         KernelOp::CreateLink(..)
         | KernelOp::DeleteLink(_)
         | KernelOp::DeleteAddress(_)
@@ -169,15 +171,40 @@ fn is_without_ipv6(observed: &ObservedNet, address: &Address) -> bool {
     address.address.is_ipv6() && observed.settings.get(&Setting::DisableIpv6(address.link)) == Some(&1)
 }
 
+/// `IPV6_MIN_MTU` of net/ipv6.h.
+const SMALLEST_IPV6_MTU: u32 = 1280;
+
 impl ObservedNet {
+    /// True if a link has IPv6. It has none with a smaller MTU (`addrconf_notify` of net/ipv6/addrconf.c), or where the kernel has none.
+    #[must_use]
+    pub fn has_ipv6(&self, link: LinkName) -> bool {
+        self.has_family(Family::V6) && self.links.get(&link).is_some_and(|link| link.mtu.0 >= SMALLEST_IPV6_MTU)
+    }
+
+    /// True if the kernel has a family. One that was started with `ipv6.disable=1` has no setting of IPv6.
+    fn has_family(&self, family: Family) -> bool {
+        let of_host = |family| self.settings.contains_key(&Setting::Forwarding(family));
+        of_host(family) || !Family::ALL.into_iter().any(of_host)
+    }
+
+    fn has_setting(&self, setting: Setting) -> bool {
+        match setting {
+            Setting::Forwarding(family) => self.has_family(family),
+            Setting::LinkForwarding(Family::V4, link) => self.links.contains_key(&link),
+            Setting::LinkForwarding(Family::V6, link)
+            | Setting::DisableIpv6(link)
+            | Setting::RouterAdvertisements(link) => self.has_ipv6(link),
+        }
+    }
+
     /// Sets a link down, and removes what the kernel then removes: neighbours, routes and IPv6 addresses (`addrconf_ifdown` of
     /// net/ipv6/addrconf.c). The FDB stays.
     pub fn set_link_down(&mut self, name: LinkName) {
         let Some(link) = self.links.get_mut(&name) else { return };
         link.up = false;
-        self.forget_family(name, wire_net::Family::V6);
+        self.forget_family(name, Family::V6);
         let kept: Vec<Address> = self.addresses.iter().filter(|address| address.link == name).copied().collect();
-        self.forget_family(name, wire_net::Family::V4);
+        self.forget_family(name, Family::V4);
         self.addresses.extend(kept);
     }
 

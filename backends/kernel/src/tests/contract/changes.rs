@@ -136,7 +136,8 @@ pub(super) const ROWS: [Row; 34] = [
         - route fd00:5:2::/64 via fd00:5:2:: dev flannel-v6.1 onlink protocol 91 Ours
         - setting net.ipv6.conf.flannel-v6/1.disable_ipv6 = 0
         - setting net.ipv6.conf.flannel-v6/1.forwarding = 1
-        + link flannel-v6.1 Ours: vxlan vni 1 dev wb-up local 2001:db8::1 port 8472 nolearning mac 02:00:00:00:00:06 mtu 1200 up"),
+        + link flannel-v6.1 Ours: vxlan vni 1 dev wb-up local 2001:db8::1 port 8472 nolearning mac 02:00:00:00:00:06 mtu 1200 up
+        + setting net.ipv6.conf.flannel-v6/1.disable_ipv6 = 1"),
     row(Change::SetMtu("wb-up", 1400), UNDERLAY, "
         - link wb-up Foreign: mac 02:00:00:00:00:99 mtu 1500 up
         + link wb-up Foreign: mac 02:00:00:00:00:99 mtu 1400 up"),

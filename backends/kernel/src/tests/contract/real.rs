@@ -93,6 +93,10 @@ fn command(change: Change) -> String {
         Change::SetMac(name, mac) => format!("ip link set {name} address {mac}"),
         Change::SetMtu(name, mtu) => format!("ip link set {name} mtu {mtu}"),
         Change::SetNoMaster(name) => format!("ip link set {name} nomaster"),
+        // A mask of some groups is as none.
+        Change::SetPort(name, "group_fwd_mask", on) => {
+            format!("ip link set {name} type bridge_slave group_fwd_mask {}", if on { "0xfffd" } else { "0x4000" })
+        }
         Change::SetPort(name, flag, on) => {
             format!("bridge link set dev {name} {flag} {}", if on { "on" } else { "off" })
         }

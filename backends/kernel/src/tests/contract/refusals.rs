@@ -129,6 +129,12 @@ fn refusals() -> Vec<Refusal> {
             ErrorKind::Permission,
         ),
         refused("a setting of no link", &[], KernelOp::Set(Setting::DisableIpv6(name("none")), 0), ErrorKind::Absent),
+        refused(
+            "a setting of IPv6 on a link that has none",
+            &[Change::SetMtu("flannel.1", 1200)],
+            KernelOp::Set(Setting::DisableIpv6(name("flannel.1")), 0),
+            ErrorKind::Absent,
+        ),
     ]
 }
 
@@ -163,6 +169,7 @@ pub(super) fn what_is_there_or_gone_already_counts_as_done<H: Host>() {
             KernelOp::DeleteRoute(key("10.5.9.0/24"), Box::new(ObservedRoute::ours(hop("none")))),
             KernelOp::DeleteRoute(key("10.5.9.0/24"), Box::new(ObservedRoute::ours(hop("flannel.1")))),
             KernelOp::Set(Setting::RouterAdvertisements(name("none")), 0),
+            KernelOp::Set(Setting::DisableIpv6(name("none")), 1),
         ];
         for op in ops {
             assert_eq!(stage.apply(&op), Ok(()), "{op}");

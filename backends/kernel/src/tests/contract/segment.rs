@@ -1,7 +1,7 @@
 //! A bridge with its VXLAN device: what is on it is made, read back, repaired, and taken away.
 
 use wire_net::{MacAddr, Mtu};
-use wire_state::{BridgeFdbKey, DesiredNet, KernelOp, samples::name};
+use wire_state::{BridgeFdbKey, DesiredNet, KernelOp, Setting, samples::name};
 
 use super::{
     Change, Host,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::Changes;
 
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 19] = [
     row(Change::SetSnooping("wb.5000", true), OURS, "
         - link wb.5000 Ours: bridge mcast_snooping off mac 02:00:00:00:05:01 mtu 1450 up
         + link wb.5000 Ours: bridge mac 02:00:00:00:05:01 mtu 1450 up"),
@@ -19,27 +19,30 @@ const ROWS: [Row; 18] = [
         - link wb.5000 Ours: bridge mcast_snooping off mac 02:00:00:00:05:01 mtu 1450 up
         + link wb.5000 Ours: bridge mcast_snooping off stp on mac 02:00:00:00:05:01 mtu 1450 up"),
     row(Change::SetPort("wv.5000", "learning", true), OURS, "
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
-        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 neigh_suppress on"),
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
+        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 neigh_suppress on group_fwd_mask on"),
     row(Change::SetPort("wv.5000", "neigh_suppress", false), OURS, "
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
-        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off"),
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
+        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off group_fwd_mask on"),
     row(Change::SetPort("wv.5000", "flood", false), OURS, "
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
-        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off flood off neigh_suppress on"),
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
+        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off flood off neigh_suppress on group_fwd_mask on"),
     row(Change::SetPort("wv.5000", "mcast_flood", false), OURS, "
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
-        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off mcast_flood off neigh_suppress on"),
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
+        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off mcast_flood off neigh_suppress on group_fwd_mask on"),
     row(Change::SetPort("wv.5000", "bcast_flood", false), OURS, "
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
-        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off bcast_flood off neigh_suppress on"),
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
+        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off bcast_flood off neigh_suppress on group_fwd_mask on"),
     row(Change::SetPort("wv.5000", "isolated", true), OURS, "
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
-        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on isolated on"),
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
+        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on isolated on group_fwd_mask on"),
+    row(Change::SetPort("wv.5000", "group_fwd_mask", false), OURS, "
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
+        + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on"),
     row(Change::SetNoMaster("wv.5000"), OURS, "
         - bridge fdb 02:57:0a:80:00:05 dev wb.5000 port wv.5000
         - bridge fdb 02:57:0a:80:00:06 dev wb.5000 port wv.5000
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
         + link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up"),
     row(Change::DeleteBridgeFdb("wv.5000", "02:57:0a:80:00:05"), OURS, "
         - bridge fdb 02:57:0a:80:00:05 dev wb.5000 port wv.5000"),
@@ -65,7 +68,7 @@ const ROWS: [Row; 18] = [
         - fdb 02:57:0a:80:00:05 dev wv.5000 dst 198.51.0.1
         - fdb 02:57:0a:80:00:06 dev wv.5000 dst 198.51.0.1
         - flood 00:00:00:00:00:00 dev wv.5000 dst 198.51.0.1
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
         - setting net.ipv4.conf.wv/5000.forwarding = 1
         - setting net.ipv6.conf.wv/5000.disable_ipv6 = 0
         - setting net.ipv6.conf.wv/5000.forwarding = 1"),
@@ -74,7 +77,7 @@ const ROWS: [Row; 18] = [
         - bridge fdb 02:57:0a:80:00:05 dev wb.5000 port wv.5000
         - bridge fdb 02:57:0a:80:00:06 dev wb.5000 port wv.5000
         - link wb.5000 Ours: bridge mcast_snooping off mac 02:00:00:00:05:01 mtu 1450 up
-        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
+        - link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
         - neighbour 10.128.0.5 dev wb.5000 lladdr 02:57:0a:80:00:05
         - neighbour 10.128.0.6 dev wb.5000 lladdr 02:57:0a:80:00:06
         - setting net.ipv4.conf.wb/5000.forwarding = 1
@@ -95,7 +98,7 @@ pub(super) fn a_segment_is_whole_after_one_round_and_a_second_plan_is_empty<H: H
             fdb 02:57:0a:80:00:06 dev wv.5000 dst 198.51.0.1
             flood 00:00:00:00:00:00 dev wv.5000 dst 198.51.0.1
             link wb.5000 Ours: bridge mcast_snooping off mac 02:00:00:00:05:01 mtu 1450 up
-            link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on
+            link wv.5000 Ours: vxlan vni 5000 dev wb-up local 192.0.2.1 port 8472 nolearning mac 02:00:00:00:05:02 mtu 1450 up master wb.5000 learning off neigh_suppress on group_fwd_mask on
             neighbour 10.128.0.5 dev wb.5000 lladdr 02:57:0a:80:00:05
             neighbour 10.128.0.6 dev wb.5000 lladdr 02:57:0a:80:00:06";
         assert_eq!(found.join("\n"), lines(expected));
@@ -149,6 +152,32 @@ pub(super) fn a_bridge_keeps_its_mtu_when_its_ports_change<H: Host>() {
         stage.change(Change::SetMtu("wv.5000", 1300));
         stage.change(Change::SetNoMaster("wv.5000"));
         assert_eq!(stage.read().links[&name("wb.5000")].mtu, Mtu(1450));
+    });
+}
+
+pub(super) fn ipv6_that_is_not_wanted_is_off_on_links_that_have_none<H: Host>() {
+    Stage::<H>::of_segment(|mut stage| {
+        let mut want = stage.lab.want();
+        let devices = [name("wb.5000"), name("wv.5000")];
+        for device in devices {
+            // IPv6 needs 1280 bytes (RFC 8200 §5).
+            want.links.get_mut(&device).unwrap().mtu = Mtu(1200);
+            want.settings.insert(Setting::DisableIpv6(device), 1);
+        }
+        assert!(stage.repair(&want) > 0);
+        assert_eq!(stage.repair(&want), 0, "with a smaller MTU");
+        let is_off = |stage: &mut Stage<H>| {
+            let settings = stage.read().settings;
+            assert!(
+                devices.iter().all(|device| settings.get(&Setting::DisableIpv6(*device)) == Some(&1)),
+                "{settings:?}"
+            );
+        };
+        is_off(&mut stage);
+        stage.change(Change::DeleteLink("wv.5000"));
+        assert!(stage.repair(&want) > 0);
+        assert_eq!(stage.repair(&want), 0, "made without IPv6");
+        is_off(&mut stage);
     });
 }
 

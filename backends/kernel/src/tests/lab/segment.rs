@@ -27,7 +27,10 @@ pub(super) fn add(net: &mut DesiredNet, underlay: &Underlay) {
         port: Some(8472),
         ..DesiredVxlan::new(Vni::new(5000).unwrap())
     };
-    let flags = PortFlags::NEW_PORT.with(PortFlag::NeighbourSuppression, true).with(PortFlag::Learning, false);
+    let flags = PortFlags::NEW_PORT
+        .with(PortFlag::NeighbourSuppression, true)
+        .with(PortFlag::Learning, false)
+        .with(PortFlag::GroupForwarding, true);
     let port = DesiredLink { master: Some(bridge), port: Some(flags), ..link(KernelKind::Vxlan(vxlan), 2) };
     net.links.insert(overlay, port);
     net.addresses.insert(Address { link: bridge, address: [10, 128, 0, 1].into(), len: 20 });

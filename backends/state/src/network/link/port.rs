@@ -17,6 +17,9 @@ pub enum PortFlag {
     NeighbourSuppression,
     /// It exchanges no frames with other isolated ports.
     Isolated,
+    /// Frames that come by it to the groups of a link (01:80:c2:00:00:00 to 0f, IEEE 802.1D) take the way of all others, through the packet
+    /// filter. At a port of the kernel's they pass no rule: the bridge learns their sources, and the host takes them as its own.
+    GroupForwarding,
 }
 
 /// The flags that are on at a port of a bridge.
@@ -25,13 +28,14 @@ pub struct PortFlags(u8);
 
 impl PortFlag {
     /// All flags, with iproute2's names for them.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Learning, "learning"),
         (Self::Flood, "flood"),
         (Self::MulticastFlood, "mcast_flood"),
         (Self::BroadcastFlood, "bcast_flood"),
         (Self::NeighbourSuppression, "neigh_suppress"),
         (Self::Isolated, "isolated"),
+        (Self::GroupForwarding, "group_fwd_mask"),
     ];
 
     const fn bit(self) -> u8 {
