@@ -38,7 +38,7 @@ impl Site {
 }
 
 /// The helper of this host's agent.
-fn helper(node: &Node, docker_socket: &str) -> Result<Process> {
+pub(crate) fn helper(node: &Node, docker_socket: &str) -> Result<Process> {
     let socket = node.agent.run_dir().join("guests.sock");
     let words =
         ["guests", "--agent-user=root", "--socket", &socket.display().to_string(), "--docker-socket", docker_socket];
@@ -74,7 +74,7 @@ fn json(node: &Node, words: &str) -> Result<Value> {
 }
 
 /// Attaches a guest to `app`, and gives the addresses that it has.
-fn attach(node: &Node, words: &str) -> Result<Vec<IpAddr>> {
+pub(crate) fn attach(node: &Node, words: &str) -> Result<Vec<IpAddr>> {
     let reply = json(node, &format!("attach {words}"))?;
     let attachment = &reply["attachment"];
     check(attachment["state"] == "attached", || format!("{reply}\n{}", node.agent.log()))?;
@@ -287,10 +287,14 @@ fn an_agent_killed_while_it_attaches_gives_no_address_twice() -> Result {
 }
 
 /// A namespace by a name in /run/netns, gone with this.
-struct Made(String);
+pub(crate) struct Made(String);
 
 impl Made {
-    fn new(name: &str) -> Result<Self> {
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn new(name: &str) -> Result<Self> {
         wire_tests::output(std::process::Command::new("ip").args(["netns", "add", name]))?;
         Ok(Self(name.to_owned()))
     }
