@@ -6,6 +6,7 @@
 mod command;
 mod faults;
 mod held;
+mod named;
 mod probe;
 mod routes;
 
