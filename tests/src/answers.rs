@@ -37,6 +37,8 @@ pub struct Condition {
     pub severity: String,
     /// When it began.
     pub since: String,
+    /// The sentence for people.
+    pub sentence: String,
 }
 
 /// What moves the packets of the overlay.

@@ -3,11 +3,14 @@
 use std::{path, thread, time::Duration};
 
 use wire_tests::{
-    Agent, AgentSpec, Container, Dockerd, Encapsulation, Etcd, Family, Host, Lab, LossMeter, Monitor, Path, Result,
-    check, docker_options, eventually, lab,
+    Agent, AgentSpec, Container, Dockerd, Encapsulation, Etcd, Family, Host, Lab, LabError, LossMeter, Monitor, Path,
+    Result, check, docker_options, eventually, lab,
 };
 
-use crate::cluster::{START, V4};
+use crate::{
+    cluster::{Node, START, V4, cluster},
+    named::{asked, expose_on},
+};
 
 /// The prefix and the config of the second network.
 const BLUE: &str = "/blue/network";
@@ -276,4 +279,45 @@ fn networks_whose_packets_the_agent_moves_need_ports_of_their_own() -> Result {
         check(said.contains("ready") && said.contains("10.6."), || said)
     })?;
     Ok(())
+}
+
+/// The VNI of the flat network is the operator's, and may become that of a network that was made before.
+#[test]
+fn of_two_networks_that_want_one_vni_both_are_named_and_nothing_else_of_either_is_lost() -> Result {
+    let lab = lab!();
+    let (etcd, [mut node, other]) = cluster::<2>(&lab, V4)?;
+    let (app, vni) = with_short_vni(&node)?;
+    for host in [&node, &other] {
+        expose_on(host, &app)?;
+    }
+    etcd.put_config(&V4.replace(r#""vxlan""#, &format!(r#""vxlan","VNI":{vni}"#)))?;
+    node.agent.terminate()?;
+    node.agent.restart()?;
+    node.agent.wait_ready(START)?;
+    eventually(START, || {
+        let conditions = node.agent.status()?.conditions;
+        let clash = conditions.iter().find(|condition| condition.name == "clash-in-kernel");
+        let names = ["default", &app, &vni.to_string()];
+        let is_named = clash.is_some_and(|clash| names.iter().all(|name| clash.sentence.contains(name)));
+        check(is_named, || format!("{conditions:#?}\n{}", node.agent.log()))
+    })?;
+    let bridge = format!("wb.{vni}");
+    let links = node.host.namespace().ip("-br address")?;
+    check(links.contains(&format!("flannel.{vni}")) && links.contains(&bridge), || links.clone())?;
+    check(links.lines().any(|line| line.contains(&bridge) && line.contains("10.128.")), || links.clone())?;
+    // By the backend that both speak.
+    let there = other.vtep(Family::V4)?;
+    eventually(START, || check(node.host.pings(there), || node.agent.log())).map(drop)
+}
+
+/// Makes networks by name until one has a VNI that flannel's device can have in its name. VNIs are drawn at random.
+fn with_short_vni(node: &Node) -> Result<(String, u64)> {
+    for number in 0..30 {
+        let name = format!("app{number}");
+        let made = asked(node, &format!("create {name}"))?;
+        if let Some(vni) = made["vni"].as_u64().filter(|vni| *vni < 10_000_000) {
+            return Ok((name, vni));
+        }
+    }
+    Err(LabError::Wrong("thirty VNIs of eight digits".to_owned()))
 }
