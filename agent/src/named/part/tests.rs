@@ -1,7 +1,10 @@
 use wire_state::Namespace;
 
 use super::*;
-use crate::named::samples::{admitted, app, host, kept, outer, records};
+use crate::{
+    attach::Endpoint,
+    named::samples::{admitted, app, host, kept, outer, records},
+};
 
 fn joined() -> Part {
     Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)), ..Entry::default() })
