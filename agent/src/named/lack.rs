@@ -13,6 +13,8 @@ pub(super) enum Lack {
     Network,
     /// There is another network of that name.
     Other,
+    /// Other hosts have all addresses that this one had, and nothing else was free.
+    Bare,
     /// This host is no member.
     Member,
     /// A block or an address is not there.
@@ -32,6 +34,9 @@ impl Lack {
                 return Some(Self::Other);
             }
             Some(_) => {}
+        }
+        if kept.rooms.is_empty() {
+            return Some(Self::Bare);
         }
         let member = MemberKey { network: name.clone(), host: joining.host };
         let Some(stored) = records.members.get(&member) else { return Some(Self::Member) };
@@ -55,7 +60,7 @@ impl Lack {
     pub(super) const fn is_loss(self) -> bool {
         match self {
             Self::Network | Self::Member | Self::Room(_) => true,
-            Self::Other | Self::Lost(_) | Self::Stale => false,
+            Self::Other | Self::Bare | Self::Lost(_) | Self::Stale => false,
         }
     }
 }
@@ -79,6 +84,9 @@ impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network => f.write_str("etcd has lost it: it is put back"),
+            Self::Bare => f.write_str(
+                "other hosts have the addresses that this one had, and no other is free: detach containers, or make a larger network",
+            ),
             Self::Other => f.write_str(
                 "etcd has another network of that name: this host keeps the one that it has joined; to join the other, use wire-agent network \
                  hide and expose",

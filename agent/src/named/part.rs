@@ -174,7 +174,7 @@ impl Part {
         }
         self.trouble = match lack {
             Lack::Stale => Trouble::Waits(lack.to_string()),
-            Lack::Network | Lack::Other | Lack::Member | Lack::Room(_) | Lack::Lost(_) => {
+            Lack::Network | Lack::Other | Lack::Bare | Lack::Member | Lack::Room(_) | Lack::Lost(_) => {
                 Trouble::Fault(lack.to_string())
             }
         };

@@ -26,6 +26,13 @@ fn each_thing_that_is_gone_is_named_and_counts_as_a_loss() {
 }
 
 #[test]
+fn a_host_without_any_address_lacks_some_whatever_the_store_has() {
+    let bare = Kept { rooms: Vec::new(), ..kept(1) };
+    assert_eq!(Lack::of(&app(), &bare, &joining(1), &records(&[1])), Some(Lack::Bare));
+    assert!(!Lack::Bare.is_loss());
+}
+
+#[test]
 fn another_network_of_the_name_and_another_owner_of_a_block_are_no_loss() {
     let mut other = records(&[1]);
     let mut network = record();

@@ -54,3 +54,69 @@ fn has_address_of(kept: &Kept, endpoint: &Endpoint) -> bool {
     let address = endpoint.addresses.get(kept.record.pools.claimed().prefix.family());
     address.is_some_and(|address| kept.rooms.iter().any(|room| room.prefix().contains(*address)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wire_lease::{
+        Origin,
+        named::{AddressRecord, Stored},
+    };
+    use wire_net::{AddressKey, DualStack, MacAddr};
+    use wire_store::Revision;
+
+    use super::*;
+    use crate::{
+        attach::AttachmentId,
+        named::{
+            document::Entry,
+            samples::{admitted, app, host, kept, records},
+        },
+    };
+
+    const ID: AttachmentId = AttachmentId::new(0xaa << 32);
+
+    /// This host with containers at these addresses of its block, 10.128.1.32/27.
+    fn with(last: &[u8]) -> Part {
+        let endpoint = |(slot, last): (u16, &u8)| {
+            let v4 = [10, 128, 1, *last].into();
+            let addresses = DualStack { v4: Some(v4), v6: None };
+            Endpoint { slot, holder: None, addresses, mac: MacAddr::of_container(v4), attached: None }
+        };
+        let endpoints = [(ID, (0..).zip(last).map(endpoint).collect())].into();
+        Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)), endpoints })
+    }
+
+    fn left(part: &Part) -> Vec<u16> {
+        part.entry.endpoints[&ID].iter().map(|endpoint| endpoint.slot).collect()
+    }
+
+    #[test]
+    fn a_container_loses_an_address_that_is_in_no_room_or_the_hosts_own_and_its_port_goes_unless_it_gets_another() {
+        let mut part = with(&[32, 40, 200]);
+        assert!(part.drop_all_but_those_of(&kept(1)));
+        assert_eq!(left(&part), [1]);
+        assert_eq!(part.dropped_ports(), [ID.port(0), ID.port(2)].into());
+        let again = part.entry.endpoints[&ID][0].clone();
+        part.entry.endpoints.entry(ID).or_default().push(Endpoint { slot: 2, ..again });
+        assert_eq!(part.dropped_ports(), [ID.port(0)].into());
+        assert!(!part.drop_all_but_those_of(&kept(1)));
+    }
+
+    #[test]
+    fn an_address_that_another_host_has_claimed_is_lost_only_if_its_claim_is_older_than_the_block() {
+        for (revision, slots) in [(0, &[1][..]), (2, &[0, 1])] {
+            let mut part = with(&[40, 41]);
+            let mut records = records(&[1, 2]);
+            let address = [10, 128, 1, 40].into();
+            let record = AddressRecord { host: host(2), mac: MacAddr::of_container(address) };
+            let origin = Origin { create_revision: Revision(revision), mod_revision: Revision(revision), lease: None };
+            let stored = Stored { record: Arc::new(record), origin };
+            records.addresses.insert(AddressKey { network: app(), address }, stored);
+            part.admit(&admitted(&records), tokio::time::Instant::now());
+            assert_eq!(part.drop_lost(), slots.len() == 1);
+            assert_eq!(left(&part), slots, "{revision}");
+        }
+    }
+}

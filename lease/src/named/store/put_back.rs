@@ -43,8 +43,8 @@ impl<S: LeaseStore> NetworkStore<S> {
             match self.put_network_back(name, &kept.record).await? {
                 Step::Done(network) => {
                     let lost = self.put_rooms_back(name, kept, joining).await?;
-                    // A host that has lost all joins anew.
-                    let has_some = kept.rooms.is_empty() || lost.len() < kept.rooms.len();
+                    // A host that has lost all, or has nothing, joins anew.
+                    let has_some = lost.len() < kept.rooms.len();
                     if !has_some || self.put_member_back(name, (kept, &network), joining).await? {
                         return Ok(PutBack::There { lost });
                     }
