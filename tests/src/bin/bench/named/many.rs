@@ -44,7 +44,7 @@ pub(crate) fn many(options: &Options, report: &mut Report) -> Result {
     let bare = lab.host("bare")?;
     let heard = Monitor::listen(bare.namespace())?;
     let [mut alone, mut among, mut theirs] = [const { Vec::new() }; 3];
-    let [mut kernel_alone, mut kernel_among, mut kernel_theirs] = [const { Vec::new() }; 3];
+    let [mut kernel_alone, mut kernel_among] = [const { Vec::new() }; 2];
     for _ in 0..turns {
         let (took, in_kernel) = one_more(&agent, &monitor, networks)?;
         alone.push(took);
@@ -58,9 +58,7 @@ pub(crate) fn many(options: &Options, report: &mut Report) -> Result {
         let (took, in_kernel) = one_more(&agent, &monitor, networks)?;
         among.push(took);
         kernel_among.push(in_kernel);
-        let (took, in_kernel) = messages(&bare, &heard)?;
-        theirs.push(took);
-        kernel_theirs.push(in_kernel);
+        theirs.push(messages(&bare, &heard)?);
     }
     let said = agent.compare(&["verify"])?;
     check(said.is_silent(), || format!("verify: {said:?}"))?;
@@ -68,7 +66,6 @@ pub(crate) fn many(options: &Options, report: &mut Report) -> Result {
     let mark = |others: usize| format!("one network more beside {others}: from expose to the last entry");
     report.against(mark(0), &alone, &yardstick, Goal::default());
     report.against(mark(networks), &among, &yardstick, Goal::ours("≤ 2 ×"));
-    let yardstick = Yardstick { name: "bare messages", times: &kernel_theirs };
     let mark =
         |others: usize| format!("the same beside {others}, in the kernel: from its first link to the last entry");
     report.against(mark(0), &kernel_alone, &yardstick, Goal::default());
@@ -82,17 +79,17 @@ fn one_more(agent: &Agent, monitor: &Monitor, number: usize) -> Result<(f64, f64
     let asked = Instant::now();
     network(agent, &format!("expose m{number}"))?;
     let last = last_entry(monitor, MESSAGES)?;
-    let took = (millis_between(asked, last), millis_between(first_link(monitor, "wb.")?, last));
+    let took = (millis_between(asked, last), millis_between(first_link(monitor)?, last));
     network(agent, &format!("hide m{number}"))?;
     wait_quiet(monitor, Duration::from_millis(100), LIMIT)?;
     Ok(took)
 }
 
-/// The time of the first message about a link whose name begins so.
-fn first_link(monitor: &Monitor, name: &str) -> Result<Instant> {
-    let changes = monitor.naming(&[name.as_bytes().to_vec()])?;
+/// The time of the first message about a bridge.
+fn first_link(monitor: &Monitor) -> Result<Instant> {
+    let changes = monitor.naming(&[b"wb.".to_vec()])?;
     let first = changes.iter().find(|change| change.kind == Change::NEW_LINK).map(|change| change.at);
-    first.ok_or_else(|| LabError::Wrong(format!("no message about a link {name}")))
+    first.ok_or_else(|| LabError::Wrong("no message about a bridge".to_owned()))
 }
 
 /// The pool of a network.
@@ -132,13 +129,12 @@ fn records(number: usize) -> Vec<Write> {
 }
 
 /// The time of the same devices, addresses and entries as one batch. They are gone afterwards.
-fn messages(host: &Host, heard: &Monitor) -> Result<(f64, f64)> {
+fn messages(host: &Host, heard: &Monitor) -> Result<f64> {
     heard.forget();
     let local = IpAddr::V4(host.v4());
     let began = Instant::now();
     host.namespace().inside(|| send(local)).and_then(|sent| sent)?;
-    let last = last_entry(heard, MESSAGES)?;
-    let took = (millis_between(began, last), millis_between(first_link(heard, "bare")?, last));
+    let took = millis_between(began, last_entry(heard, MESSAGES)?);
     host.namespace().ip("link delete bare-vx")?;
     host.namespace().ip("link delete bare")?;
     wait_quiet(heard, Duration::from_millis(100), LIMIT)?;
