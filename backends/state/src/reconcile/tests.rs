@@ -1,11 +1,11 @@
+use nix::errno::Errno;
 use proptest::prelude::*;
+use wire_net::{LinkName, Mtu};
 
 use super::*;
-use wire_net::Mtu;
-
 use crate::{
-    DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkPlace, Namespace, Network, NextHop, ObservedNet,
-    PerNamespace, Veth, Via,
+    Attempt, DesiredKind, DesiredLink, DesiredNet, KernelKind, KernelOp, LinkPlace, Namespace, Network, NextHop,
+    ObservedNet, Op, PerNamespace, Scope, Veth, Via,
     network::plan::tests::{any_state, any_want, assert_reached},
     samples::{change_each, device, held, mac, state},
     sim::Sim,
@@ -140,20 +140,44 @@ fn container(number: u8) -> [(Namespace, DesiredNet); 2] {
     [(Namespace::Host, host), (guest, net)]
 }
 
+/// A kernel that makes no link of this name, as long as there is one.
+struct Refusing {
+    sim: Sim<Network>,
+    refused: Option<LinkName>,
+}
+
+impl Driver for Refusing {
+    type Resource = Network;
+
+    fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
+        self.sim.read(scope)
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
+        let is_refused =
+            |op: &Op| matches!(op, Op::Kernel(_, KernelOp::CreateLink(name, _)) if Some(*name) == self.refused);
+        let refused: Vec<bool> = ops.iter().map(is_refused).collect();
+        let each = ops.iter().zip(refused).map(|(op, is_refused)| match is_refused {
+            true => Err(OpError::of(Errno::EEXIST)),
+            false => self.sim.apply(std::slice::from_ref(op)).remove(0),
+        });
+        each.collect()
+    }
+}
+
 #[test]
 fn a_container_that_cannot_have_its_link_stops_no_other_container_and_no_network() {
     let sim = Sim::of_host(held(&state(&[])));
-    let mut reconciler = Reconciler::new(sim.clone(), PerNamespace::default());
+    let driver = Refusing { sim: sim.clone(), refused: "wp1".parse().ok() };
+    let mut reconciler = Reconciler::new(driver, PerNamespace::default());
     let [(_, bad), (bad_guest, bad_net)] = container(1);
     let [(_, good), (good_guest, good_net)] = container(2);
     let mut host = state(&[(2, 20, 102)]);
     host.links.extend(bad.links.into_iter().chain(good.links));
     let want: PerNamespace<DesiredNet> =
         [(Namespace::Host, host), (bad_guest, bad_net), (good_guest, good_net)].into_iter().collect();
-    let full = state(&[(3, 30, 103)]);
-    sim.edit_host(|host| host.routes = held(&full).routes);
-    // The first of both, at each attempt.
-    (0..=RETRIES).for_each(|_| sim.fail_next("create link", ErrorKind::Exists));
+    // A route that nobody wants is removed too.
+    sim.edit_host(|host| host.routes = held(&state(&[(3, 30, 103)])).routes);
     let report = reconciler.round(&want);
     assert!(!report.converged);
     let failed: Vec<String> = report.failed_ops.iter().map(ToString::to_string).collect();
@@ -162,6 +186,7 @@ fn a_container_that_cannot_have_its_link_stops_no_other_container_and_no_network
     assert!(found.get(good_guest).is_some_and(|net| net.addresses.len() == 1), "{found:?}");
     assert!(found.get(bad_guest).is_none_or(|net| net.links.is_empty() && net.addresses.is_empty()));
     assert_eq!(sim.host().routes.len(), 1, "the default network is as it should be");
+    reconciler.driver().refused = None;
     assert!(reconciler.round(&want).converged);
     assert!(sim.state().get(bad_guest).is_some_and(|net| net.addresses.len() == 1));
 }
