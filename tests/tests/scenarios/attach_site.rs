@@ -131,6 +131,10 @@ pub(crate) fn silent(sites: &[Site]) -> Result {
 pub(crate) struct Made(String);
 
 impl Made {
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
     pub(crate) fn new(name: &str) -> Result<Self> {
         wire_tests::output(std::process::Command::new("ip").args(["netns", "add", name]))?;
         Ok(Self(name.to_owned()))
