@@ -43,6 +43,8 @@ const AUDIT_AGAIN: Duration = Duration::from_secs(5);
 
 /// The pause before the next round, if the last one has not reached the desired state.
 const RETRY: Duration = Duration::from_secs(1);
+/// The same where all that failed concerns nothing else: each try reads the whole kernel.
+const RETRY_APART: Duration = Duration::from_secs(15);
 
 /// The shortest pause between a notification and the round that follows: changes within this time need one read. The pause grows with the
 /// duration of a round.
@@ -196,7 +198,11 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
             // Whatever caused the read may have changed the underlay too, before the monitor was open.
             self.underlay_changed.notify_one();
         }
-        let next = if report.converged { self.next_read } else { Instant::now() + RETRY };
+        let next = match (report.converged, report.fails_apart()) {
+            (true, _) => self.next_read,
+            (false, true) => Instant::now() + RETRY_APART,
+            (false, false) => Instant::now() + RETRY,
+        };
         let revision = shares.values().filter_map(|share| share.revision).min().unwrap_or_default();
         let spare = shares.values().flat_map(|share| &share.spare).copied().collect();
         let outcome = Outcome::of(&report, &spare);

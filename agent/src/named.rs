@@ -41,6 +41,7 @@ pub(crate) use self::{
     expected::{NamedShares, expected, list, saved},
     known::KnownFiles,
     seen::{NetworkSeen, NetworkState},
+    undone::not_done,
 };
 use crate::{attach::Watched, exit::Exit, host::Host, loops::Loops, ports::Ports};
 

@@ -138,6 +138,11 @@ impl Attached {
         self.faults.is_empty() && left.is_empty()
     }
 
+    /// Notes that it is not known what a round has done of this change. What was removed is to be told again.
+    pub(super) fn note_unknown(&mut self, number: u64) {
+        self.left.retain(|id, told| *told > number || self.gone.contains(id));
+    }
+
     /// True if something was told that no round has done yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.containers.endpoints.iter().any(|endpoint| !self.made.contains(&endpoint.port))
@@ -223,6 +228,9 @@ mod tests {
         assert!(!attached.note_done(1, Undone::of(&report)));
         assert_eq!(attached.left(), &[other].into());
         assert!(attached.is_waiting() && attached.has_more_leaving(), "it is to be told again");
+        attached.note_leaving(2);
+        attached.note_unknown(2);
+        assert!(attached.has_more_leaving(), "nothing is known of a round that has not tried it");
         attached.note_leaving(2);
         assert!(attached.note_done(2, None) && !attached.is_waiting());
         assert_eq!(attached.left(), &[one, other].into());

@@ -64,6 +64,7 @@ pub(super) struct Part {
     /// When the next job may begin, after one that failed.
     pub(super) again: Option<Instant>,
     pauses: Backoff,
+    telling: Backoff,
     /// True if the records have shown what the last job has written, so that what they lack later is lost.
     has_seen: bool,
     /// From when on they must show it.
@@ -96,6 +97,10 @@ pub(super) enum Trouble {
 }
 
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+/// The pauses before a share that could not be done is set again. Each try reads the whole kernel.
+const TELLING: Backoff = Backoff::new(TELL_AGAIN, Duration::from_secs(15));
+/// The shortest of them.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// The time after which a watch must have shown what was written.
 const SHOWN: Duration = Duration::from_secs(3);
 /// The time between a change and the write of what is known: many changes cause one.
@@ -126,6 +131,7 @@ impl Part {
             foreign: None,
             again: None,
             pauses: PAUSES,
+            telling: TELLING,
             has_seen: false,
             check_at: None,
             trouble: Trouble::None,
@@ -305,9 +311,15 @@ impl Part {
         self.attached.faults()
     }
 
-    /// Has the share set anew at this time, since not all of it is in the kernel.
-    pub(super) const fn tell_again(&mut self, at: Instant) {
-        (self.is_behind, self.tell_at) = (true, Some(at));
+    /// Has the share set anew after a pause, since not all of it is in the kernel. Each pause is longer than the one before.
+    pub(super) fn tell_again(&mut self, random: &wire_store::Random, now: Instant) {
+        let pause = self.telling.pause(random).max(TELL_AGAIN);
+        (self.is_behind, self.tell_at) = (true, Some(now + pause));
+    }
+
+    /// Notes that all of the share is in the kernel.
+    pub(super) fn note_told(&mut self) {
+        self.telling.reset();
     }
 
     /// True if a share that could not be done waits.
@@ -317,8 +329,9 @@ impl Part {
     }
 
     /// The share that only removes ports, while nothing else is desired.
-    pub(super) fn without_ports(&self) -> NetworkShare {
-        share(DesiredNet::default(), Scope { devices: self.attached.unwanted().clone(), ..Scope::default() })
+    pub(super) fn without_ports(&self, outer: &SegmentOuter) -> NetworkShare {
+        let marks = Marks { port: Some(outer.port), ..Marks::default() };
+        share(DesiredNet::default(), Scope { devices: self.attached.unwanted().clone(), marks, ..Scope::default() })
     }
 
     /// The share in the packet filter that belongs to the last [`Part::share`].

@@ -30,6 +30,7 @@ use super::{
     jobs::{self, Done, Holding},
     known::KnownFiles,
     part::{Kernel, Part, Trouble},
+    undone::not_done,
 };
 use crate::{
     attach::Watched,
@@ -44,8 +45,6 @@ use crate::{
 
 /// The pause before the document is written again, if that failed.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
-/// The time after which a share that could not be done is set again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct NamedTask<P: Ports> {
     ports: P,
@@ -273,18 +272,25 @@ impl<P: Ports> NamedTask<P> {
                 self.wait_for_round(&name, number);
             }
             Done::Round(name, number) => {
-                self.note_round(&name, number);
-                let Some(part) = self.parts.get_mut(&name).filter(|part| part.kernel == Kernel::Told(number)) else {
-                    return;
-                };
+                let is_done = self.note_round(&name, number);
+                let Some(part) = self.parts.get_mut(&name) else { return };
                 let links = part.links();
-                let Some(why) = self.status.look(|seen| seen.blocked(&links)) else {
-                    part.kernel = Kernel::Done;
+                let why =
+                    self.status.look(|seen| not_done(seen, &links)).filter(|_| part.kernel == Kernel::Told(number));
+                let Some(why) = why else {
+                    if is_done {
+                        part.note_told();
+                    }
+                    if part.kernel == Kernel::Told(number) {
+                        part.kernel = Kernel::Done;
+                    }
                     return;
                 };
                 // The loop tries it again too, and the status says why.
                 part.kernel = Kernel::Nothing;
-                part.tell_again(now + AGAIN);
+                if is_done {
+                    part.tell_again(&random, now);
+                }
                 let trouble = match part.entry.is_wanted() {
                     true => part.trouble.clone(),
                     false => Trouble::Waits(format!("not all of it could be removed from the kernel: {why}")),

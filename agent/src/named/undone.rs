@@ -1,18 +1,26 @@
-//! What a round of the loop of `Network` could not do for containers. Pure.
+//! What a round of the loop of `Network` could not do for networks by name and their containers. Pure.
 
 use wire_backends::SegmentEndpoint;
 use wire_net::{LinkName, chain};
 use wire_state::{ErrorKind, Failure, KernelOp, LinkPlace, Namespace, Network, Op, OpError, Operation as _, Report};
 
-/// The failures of a round in which the kernel could be read.
+use crate::status::Status;
+
+/// The failures of a round in which the kernel could be read, and each change was tried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Undone<'a>(&'a Report<Network>);
 
 impl<'a> Undone<'a> {
-    /// `None` if the kernel could not be read: then nothing is known.
+    /// `None` if nothing is known: the kernel could not be read, or not all was tried.
     pub(super) fn of(report: &'a Report<Network>) -> Option<Self> {
-        let is_unread = report.failures.iter().any(|failure| matches!(failure, Failure::Read(_)));
-        (!is_unread).then_some(Self(report))
+        report.is_whole().then_some(Self(report))
+    }
+
+    /// The reason why something on one of these links of the host is not as it should be, for people.
+    pub(super) fn on(self, links: &[LinkName]) -> Option<String> {
+        let places: Vec<LinkPlace> = links.iter().map(|link| LinkPlace::in_host(*link)).collect();
+        let failed = self.0.failed_ops.iter().find(|op| op.concerns(&places))?;
+        Some(self.said(failed))
     }
 
     /// The reason why a container does not have all that it should have, for people; `None` if it has.
@@ -24,9 +32,15 @@ impl<'a> Undone<'a> {
                 "{0} is there already, perhaps as another name of a link (ip link show {0}): detach this, and attach it with another --name",
                 endpoint.inside.name
             ),
+            Some(_) | None => self.said(failed),
+        })
+    }
+
+    fn said(self, failed: &Op) -> String {
+        match self.error(failed) {
             Some(error) => format!("{failed}: {}", chain(error)),
             None => format!("{failed} has failed"),
-        })
+        }
     }
 
     /// True if a port could not be removed.
@@ -45,6 +59,17 @@ impl<'a> Undone<'a> {
         });
         let of_kind = errors.clone().find(|(op, _)| op.name() == failed.name());
         errors.clone().find(|(op, _)| *op == failed).or(of_kind).map(|(_, error)| error)
+    }
+}
+
+/// The reason why something on one of these links is not as it should be after the last round, for people; also if that is not known.
+pub(crate) fn not_done(seen: &Status, links: &[LinkName]) -> Option<String> {
+    let last = seen.dataplane.last.as_ref()?;
+    match Undone::of(last) {
+        Some(undone) => undone.on(links).or_else(|| seen.in_the_way(links)),
+        None => {
+            Some(last.failures.first().map_or_else(|| "not all was tried".to_owned(), |failure| failure.to_string()))
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     attach::AttachmentId,
     control::proto,
-    named::{AttachmentState, EndpointSeen},
+    named::{AttachmentState, EndpointSeen, not_done},
 };
 
 impl Status {
@@ -57,7 +57,7 @@ impl Status {
     pub(crate) fn network_part(&self, name: &NetworkName) -> Option<proto::NetworkPart> {
         let seen = self.networks.get(name)?;
         let own = |family| seen.own.get(family).map(ToString::to_string).unwrap_or_default();
-        let blocked = || self.blocked(&[Segment::bridge(seen.vni?), Segment::overlay(seen.vni?)]);
+        let blocked = || not_done(self, &[Segment::bridge(seen.vni?), Segment::overlay(seen.vni?)]);
         Some(proto::NetworkPart {
             name: name.to_string(),
             state: seen.state.name().to_owned(),
@@ -107,12 +107,11 @@ impl Status {
         })
     }
 
-    /// The reason why something on one of these links is not in the kernel, as the last round has found it.
-    pub(crate) fn blocked(&self, links: &[LinkName]) -> Option<String> {
+    /// The entry of others that is in the way of something on one of these links, as the last round has found it.
+    pub(crate) fn in_the_way(&self, links: &[LinkName]) -> Option<String> {
         let last = self.dataplane.last.as_ref()?;
-        let conflicts = last.findings.conflicts.iter().map(ToString::to_string);
-        let mut all = conflicts.chain(last.failures.iter().map(ToString::to_string));
-        all.find(|text| {
+        let mut conflicts = last.findings.conflicts.iter().map(ToString::to_string);
+        conflicts.find(|text| {
             text.split(|c: char| c.is_whitespace() || c == ',' || c == ':')
                 .any(|word| links.iter().any(|link| word == link.as_str()))
         })

@@ -59,6 +59,8 @@ pub struct Report<R: Resource> {
     pub failures: Vec<Failure<R>>,
     /// All operations of the last attempt that failed.
     pub failed_ops: Vec<R::Op>,
+    /// True if the last attempt ended before each of its changes was tried.
+    pub is_cut_short: bool,
     /// Problems with foreign entries.
     pub findings: R::Findings,
     /// Whether the kernel now holds the desired state, except where a foreign entry conflicts with it.
@@ -110,6 +112,20 @@ impl Comparison {
     }
 }
 
+impl<R: Resource> Report<R> {
+    /// True if the state was read, and each change that the last attempt had planned was tried: what is in no failure is done.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.is_cut_short && !self.failures.iter().any(|failure| matches!(failure, Failure::Read(_)))
+    }
+
+    /// True if something has failed, and all of it concerns nothing else.
+    #[must_use]
+    pub fn fails_apart(&self) -> bool {
+        self.is_whole() && !self.failed_ops.is_empty() && self.failed_ops.iter().all(R::is_apart)
+    }
+}
+
 impl<R: Resource> Default for Report<R> {
     fn default() -> Self {
         Self {
@@ -119,6 +135,7 @@ impl<R: Resource> Default for Report<R> {
             failed: 0,
             failures: Vec::new(),
             failed_ops: Vec::new(),
+            is_cut_short: false,
             findings: R::Findings::default(),
             converged: false,
             read_back: false,
@@ -229,6 +246,7 @@ impl<D: Driver> Reconciler<D> {
         let mut report = Report::default();
         for attempt in 0..=RETRIES {
             report.failed_ops.clear();
+            report.is_cut_short = false;
             match self.attempt(desired, &mut report) {
                 Ok(failures) => {
                     report.converged = failures.is_empty();
@@ -239,7 +257,8 @@ impl<D: Driver> Reconciler<D> {
                     report.failures = vec![Failure::Read(error)];
                 }
             }
-            if report.converged || attempt == RETRIES {
+            let is_enough = report.fails_apart() && attempt > 0;
+            if report.converged || attempt == RETRIES || is_enough {
                 break;
             }
             self.invalidate();
@@ -263,6 +282,7 @@ impl<D: Driver> Reconciler<D> {
             let part = self.part_of(&ahead);
             failures = self.apply(&ahead, report);
             if !report.failed_ops.iter().all(D::Resource::is_apart) {
+                report.is_cut_short = true;
                 self.invalidate();
                 return Ok(failures);
             }

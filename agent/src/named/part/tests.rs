@@ -155,11 +155,22 @@ async fn a_share_that_could_not_be_done_waits_until_it_is_time() {
     let mut part = joined();
     part.admit(&admitted(&records(&[1, 2])), Instant::now());
     part.share(outer());
-    let (now, at) = (Instant::now(), Instant::now() + Duration::from_secs(1));
-    part.tell_again(at);
-    assert!(part.waits_to_tell(now) && part.next_time(now) == Some(at));
-    tokio::time::sleep_until(at).await;
-    assert!(!part.waits_to_tell(at) && part.share(outer()).is_some(), "it is told again, though it is the same");
+    let random = wire_store::Random::seeded(1);
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        let now = Instant::now();
+        part.tell_again(&random, now);
+        let at = part.next_time(now).unwrap();
+        assert!(part.waits_to_tell(now));
+        pauses.push(at - now);
+        tokio::time::sleep_until(at).await;
+        assert!(!part.waits_to_tell(at) && part.share(outer()).is_some(), "it is told again, though it is the same");
+    }
+    assert_eq!(pauses[0], Duration::from_secs(1));
+    assert!(pauses[6] > Duration::from_secs(7) && pauses[6] <= Duration::from_secs(15), "{pauses:?}");
+    part.note_told();
+    part.tell_again(&random, Instant::now());
+    assert_eq!(part.next_time(Instant::now()), Some(Instant::now() + Duration::from_secs(1)));
 }
 
 #[tokio::test(start_paused = true)]

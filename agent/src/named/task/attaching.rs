@@ -8,7 +8,7 @@ use wire_backends::SegmentEndpoint;
 use wire_net::{LinkName, NetworkName, chain};
 use wire_state::{LinkPlace, Namespace};
 
-use super::{AGAIN, NamedTask};
+use super::NamedTask;
 use crate::{
     attach::{Arrival, Attached, AttachmentId, Placement, Seen, Selector},
     guests::{HelperError, Place, Running, start_of},
@@ -196,20 +196,23 @@ impl<P: Ports> NamedTask<P> {
         });
     }
 
-    /// Notes that a round has taken a share into account: addresses of attachments that are gone are free then.
-    pub(super) fn note_round(&mut self, name: &NetworkName, number: u64) {
-        let time = shown(self.ports.time_of_day());
-        let Some(part) = self.parts.get_mut(name) else { return };
+    /// Notes that a round has taken a share into account: addresses of attachments that are gone are free then. True if all that it has for containers
+    /// is done.
+    pub(super) fn note_round(&mut self, name: &NetworkName, number: u64) -> bool {
+        let (time, random) = (shown(self.ports.time_of_day()), self.ports.random().clone());
+        let Some(part) = self.parts.get_mut(name) else { return true };
         let attached = part.attached();
         let last = self.status.look(|seen| seen.dataplane.last.clone());
         let is_done = match last.as_deref().map(Undone::of) {
             None => attached.note_done(number, None),
-            // Of a kernel that could not be read nothing is known.
-            Some(None) => false,
+            Some(None) => {
+                attached.note_unknown(number);
+                false
+            }
             Some(Some(undone)) => attached.note_done(number, Some(undone)),
         };
         if !is_done {
-            part.tell_again(Instant::now() + AGAIN);
+            part.tell_again(&random, Instant::now());
         }
         let is_there = |endpoint: &&SegmentEndpoint| {
             let ends = [LinkPlace::in_host(endpoint.port), endpoint.inside];
@@ -235,6 +238,7 @@ impl<P: Ports> NamedTask<P> {
         if was_wanted && !part.entry.is_wanted() {
             part.turn();
         }
+        is_done
     }
 
     /// The containers on a network as they are now.

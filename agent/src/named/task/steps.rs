@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
+use wire_backends::SegmentOuter;
 use wire_lease::named::{Joining, NamedNetwork, NamedRecords};
 use wire_net::{MemberKey, NetworkName, chain};
 
@@ -214,7 +215,7 @@ impl<P: Ports> NamedTask<P> {
             return;
         }
         if network.is_none() && part.kernel == Kernel::Nothing {
-            self.remove_ports(name, part);
+            self.remove_ports(name, part, &ground.outer);
             return;
         }
         let Some((share, filter)) = part.share(ground.outer).and_then(|share| Some((share, part.filter()?))) else {
@@ -248,9 +249,9 @@ impl<P: Ports> NamedTask<P> {
     }
 
     /// Removes the ports of attachments that are gone from a network of which it is not known, or not admitted, what it should be on this host.
-    fn remove_ports(&mut self, name: &NetworkName, part: &mut Part) {
+    fn remove_ports(&mut self, name: &NetworkName, part: &mut Part, outer: &SegmentOuter) {
         if part.attached().has_more_leaving() {
-            let number = self.network.want(name, part.without_ports());
+            let number = self.network.want(name, part.without_ports(outer));
             part.attached().note_leaving(number);
             self.wait_for_round(name, number);
         }

@@ -55,4 +55,6 @@ fn a_port_that_could_not_be_removed_is_kept_and_nothing_is_known_of_a_kernel_tha
     let error = wire_state::DataplaneError::Open(std::io::ErrorKind::Other.into());
     let unread = Report::<Network> { failures: vec![Failure::Read(error)], ..Report::default() };
     assert!(Undone::of(&unread).is_none());
+    let stopped = Report::<Network> { is_cut_short: true, ..Report::default() };
+    assert!(Undone::of(&stopped).is_none(), "the removal of the port was not even tried");
 }

@@ -1,12 +1,12 @@
-//! Changes of links of containers, which concern nothing but these containers. Pure.
+//! Changes of links that concern nothing but what is on these links: those of containers, bridges, and ports of bridges. Pure.
 
 use wire_net::LinkName;
 
 use super::{DesiredLink, KernelKind, Key, LinkPlace, Namespace, Veth};
 use crate::{KernelOp, Op};
 
-/// The link that an operation makes or changes, and the one that goes with it, if one of both is in a container.
-pub(super) fn of_container(op: &Op) -> Option<Vec<LinkPlace>> {
+/// The link that an operation makes or changes, and the one that goes with it, if it is a bridge or a port of one, or one of both is in a container.
+pub(super) fn apart(op: &Op) -> Option<Vec<LinkPlace>> {
     let (namespace, name, link) = match op {
         Op::Kernel(namespace, KernelOp::CreateLink(name, link) | KernelOp::ChangeLink(name, link)) => {
             (*namespace, *name, link)
@@ -14,7 +14,8 @@ pub(super) fn of_container(op: &Op) -> Option<Vec<LinkPlace>> {
         Op::Kernel(..) | Op::Tunnel(_) => return None,
     };
     let places: Vec<LinkPlace> = [Some(LinkPlace { namespace, name }), peer(link)].into_iter().flatten().collect();
-    places.iter().any(|place| place.namespace != Namespace::Host).then_some(places)
+    let is_bridged = link.master.is_some() || matches!(link.kind, KernelKind::Bridge(_));
+    (is_bridged || places.iter().any(|place| place.namespace != Namespace::Host)).then_some(places)
 }
 
 /// True if an operation concerns one of these links, or an entry on it.
@@ -22,7 +23,7 @@ pub(super) fn concerns(op: &Op, links: &[LinkPlace]) -> bool {
     let is_one = |namespace, name: LinkName| links.contains(&LinkPlace { namespace, name });
     match op.key() {
         Key::Link(place) => {
-            links.contains(&place) || of_container(op).is_some_and(|own| own.iter().any(|own| links.contains(own)))
+            links.contains(&place) || apart(op).is_some_and(|own| own.iter().any(|own| links.contains(own)))
         }
         Key::Setting(namespace, setting) => setting.link().is_some_and(|link| is_one(namespace, link)),
         Key::Address(namespace, key) => is_one(namespace, key.link),

@@ -111,13 +111,13 @@ impl Resource for Network {
         if goes { Order::ReadBack } else { Order::Ahead }
     }
 
-    /// A container that cannot have its link stops no other, and no network.
+    /// A container that cannot have its link stops no other, and a network that cannot have its bridge stops no other network.
     fn is_apart(failed: &Op) -> bool {
-        apart::of_container(failed).is_some()
+        apart::apart(failed).is_some()
     }
 
     fn waits_for(op: &Op, failed: &Op) -> bool {
-        apart::of_container(failed).is_none_or(|links| apart::concerns(op, &links))
+        apart::apart(failed).is_none_or(|links| apart::concerns(op, &links))
     }
 }
 

@@ -1,11 +1,11 @@
 use nix::errno::Errno;
 use proptest::prelude::*;
-use wire_net::{LinkName, Mtu};
+use wire_net::{LinkName, Mtu, Vni};
 
 use super::*;
 use crate::{
-    Attempt, DesiredKind, DesiredLink, DesiredNet, KernelKind, KernelOp, LinkPlace, Namespace, Network, NextHop,
-    ObservedNet, Op, PerNamespace, Scope, Veth, Via,
+    Attempt, Bridge, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, KernelKind, KernelOp, LinkPlace, Namespace,
+    Network, NextHop, ObservedNet, Op, PerNamespace, Scope, Veth, Via,
     network::plan::tests::{any_state, any_want, assert_reached},
     samples::{change_each, device, held, mac, state},
     sim::Sim,
@@ -20,7 +20,7 @@ fn reconciler(have: &ObservedNet) -> (Sim<Network>, Reconciler<Sim<Network>>) {
 }
 
 /// A round with that desired state of the host's namespace.
-fn round(reconciler: &mut Reconciler<Sim<Network>>, want: &DesiredNet) -> Report<Network> {
+fn round<D: Driver<Resource = Network>>(reconciler: &mut Reconciler<D>, want: &DesiredNet) -> Report<Network> {
     reconciler.round(&PerNamespace::host(want.clone()))
 }
 
@@ -189,6 +189,55 @@ fn a_container_that_cannot_have_its_link_stops_no_other_container_and_no_network
     reconciler.driver().refused = None;
     assert!(reconciler.round(&want).converged);
     assert!(sim.state().get(bad_guest).is_some_and(|net| net.addresses.len() == 1));
+}
+
+/// A network on a bridge: the bridge and a VXLAN device that is its port.
+fn bridged(vni: u32) -> DesiredNet {
+    let [bridge, overlay]: [LinkName; 2] = [format!("wb.{vni}"), format!("wv.{vni}")].map(|name| name.parse().unwrap());
+    let link = |kind| DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1450));
+    let mut net = DesiredNet::default();
+    let options = Bridge { snooping: false, spanning_tree: false };
+    net.links.insert(bridge, link(KernelKind::Bridge(options)));
+    let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(vni).unwrap()));
+    net.links.insert(overlay, DesiredLink { master: Some(bridge), ..link(vxlan) });
+    let last = u8::try_from(vni % 100).unwrap();
+    net.addresses.insert(crate::Address { link: bridge, address: [10, 128, last, 1].into(), len: 24 });
+    net
+}
+
+#[test]
+fn a_network_whose_bridge_or_device_cannot_be_made_stops_no_other() {
+    for refused in ["wb.5001", "wv.5001"] {
+        let sim = Sim::of_host(held(&state(&[])));
+        let driver = Refusing { sim: sim.clone(), refused: refused.parse().ok() };
+        let mut reconciler = Reconciler::new(driver, PerNamespace::default());
+        let mut want = state(&[(2, 20, 102)]);
+        for vni in [5001, 5002] {
+            let net = bridged(vni);
+            want.links.extend(net.links);
+            want.addresses.extend(net.addresses);
+        }
+        let report = round(&mut reconciler, &want);
+        assert!(!report.converged && report.is_whole() && report.fails_apart(), "{refused}: {report:?}");
+        let found = sim.host();
+        assert_eq!(found.routes.len(), 1, "the default network is as it should be");
+        assert!(found.addresses.iter().any(|address| address.link.as_str() == "wb.5002"), "{refused}: {found:?}");
+        reconciler.driver().refused = None;
+        assert!(round(&mut reconciler, &want).converged);
+        assert!(sim.host().addresses.iter().any(|address| address.link.as_str() == "wb.5001"));
+    }
+}
+
+#[test]
+fn a_round_that_stops_at_a_device_says_that_the_rest_was_not_tried() {
+    let sim = Sim::of_host(ObservedNet::default());
+    let driver = Refusing { sim: sim.clone(), refused: "flannel.1".parse().ok() };
+    let mut reconciler = Reconciler::new(driver, PerNamespace::default());
+    let report = round(&mut reconciler, &state(&[(2, 20, 102)]));
+    assert!(report.is_cut_short && !report.is_whole() && !report.fails_apart());
+    reconciler.driver().refused = None;
+    let report = round(&mut reconciler, &state(&[(2, 20, 102)]));
+    assert!(report.converged && report.is_whole());
 }
 
 #[test]
