@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use wire_tests::{LabError, Namespace, Process, Result, binary, check, eventually, lab};
 
 use crate::{
-    cluster::{DUAL, Node, PROMPT, START, cluster},
+    cluster::{DUAL, Node, START, cluster},
     named::{asked, network, silent},
 };
 
@@ -116,14 +116,14 @@ fn what_a_container_sends_to_the_groups_of_a_link_reaches_nobody_and_moves_nobod
     eventually(START, all_reach)?;
     silent(&[&one, &two])?;
 
-    // What somebody changes at a port is back within a second.
+    // What somebody changes at a port is put back.
     let overlay = format!("wv.{}", vni(&one)?);
     let ports = [&forger.port, &overlay];
     for port in ports {
         change(&one, port)?;
-        let is_back = || check(takes_groups(&one, port)?, || format!("{port} is as it was changed"));
-        let took = eventually(START, is_back)?;
-        check(took < PROMPT, || format!("it took {took:?}\n{}", one.agent.log()))?;
+        let is_back =
+            || check(takes_groups(&one, port)?, || format!("{port} is as it was changed\n{}", one.agent.log()));
+        eventually(START, is_back)?;
     }
 
     // While no agent runs it stays, is named of the network's own device, and this host still takes nothing by the port.
