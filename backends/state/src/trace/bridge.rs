@@ -96,10 +96,8 @@ impl<'a> Walk<'a> {
             self.hops.push(Hop::Answers { address, port: sender.port, mac: sender.mac });
             return Ok(sender.mac);
         }
-        let overlay = host.overlay_on(bridge.name);
-        let can_ask = overlay.is_some_and(|(name, link)| {
-            has_flag(link, PortFlag::BroadcastFlood) && self.flooded(name).next().is_some()
-        });
+        let loud = host.overlay_on(bridge.name).filter(|(_, link)| has_flag(link, PortFlag::BroadcastFlood));
+        let can_ask = loud.is_some_and(|(name, _)| self.flooded(name).next().is_some());
         Err(if can_ask { Gap::Asked(key).into() } else { Reason::NoNeighbour(key).into() })
     }
 
@@ -116,10 +114,8 @@ impl<'a> Walk<'a> {
             self.hops.push(Hop::Behind(key, port));
             port
         } else {
-            let is_flooded = |(name, link): &(LinkName, &crate::ObservedLink)| {
-                Some(*name) != from && has_flag(link, PortFlag::Flood)
-            };
-            let (port, _) = overlay.filter(is_flooded).ok_or(Reason::NoBridgeFdb(key))?;
+            let flooded = overlay.filter(|(name, link)| Some(*name) != from && has_flag(link, PortFlag::Flood));
+            let (port, _) = flooded.ok_or(Reason::NoBridgeFdb(key))?;
             self.hops.push(Hop::BridgeFloods(key, port));
             port
         };
