@@ -34,7 +34,12 @@ enum Asker {
 impl<'a> Walk<'a> {
     /// Follows a packet that somebody behind a port of a bridge sends. Where it goes follows from the network alone: the routes of a container
     /// are not read.
-    pub(super) fn from_port(&mut self, packet: &Packet, port: LinkName, bridge: SegmentBridge<'a>) -> Step<Outcome> {
+    pub(super) fn sent_by_neighbour(
+        &mut self,
+        packet: &Packet,
+        port: LinkName,
+        bridge: SegmentBridge<'a>,
+    ) -> Step<Outcome> {
         let is_at = |sender: &super::segment::Sender| sender.port == port;
         let known = self.host.senders_on(bridge.name, packet.source).find(is_at).map(|sender| sender.mac);
         let source = known.or_else(|| self.host.neighbour(&NeighbourKey { link: bridge.name, address: packet.source }));
