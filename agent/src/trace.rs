@@ -37,7 +37,7 @@ pub(crate) enum TraceError {
     #[error("--from {from} and {to} are not of one family")]
     Families { from: IpAddr, to: IpAddr },
     /// Nothing says by which link the packet comes in.
-    #[error("no link of this host leads to --from {0}")]
+    #[error("no link of this host leads to --from {0}, and no container on a network by name is known to have it")]
     NoEntry(IpAddr),
 }
 

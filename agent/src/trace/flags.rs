@@ -10,8 +10,8 @@ pub(crate) struct Flags {
     /// The destination.
     #[arg(value_name = "ADDRESS")]
     pub(crate) to: IpAddr,
-    /// The source. Without it, this host sends the packet. An address of a container: the packet comes in by the container's link. An address
-    /// in a peer's subnet: it comes out of the overlay device.
+    /// The source. Without it, this host sends the packet. An address of a container: the packet comes in by the container's link, or its port
+    /// on the bridge of a network by name. An address of another host's container: it comes out of the overlay device.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) from: Option<IpAddr>,
     /// The UDP destination port, also as 53/udp. Without it, the packet is not UDP.
@@ -27,8 +27,11 @@ pub(crate) const HELP: &str = "\
 Example, the way from a container of this host to one of another:
   wire-agent trace 10.5.7.2 --from 10.5.3.2
 
-Never looked at: BPF, traffic control, IPsec, bridges' filters, masquerading, the MTU, flowtables. What else decides and is not
-followed on this host is named in the output.
+In a network by name an address of it is enough. A packet from a container there begins at its port on the network's bridge; the
+container's own routes are not read.
+
+Never looked at: BPF, traffic control, IPsec, others' filters of bridges, masquerading but for that of networks by name, the MTU,
+flowtables. What else decides and is not followed on this host is named in the output.
 
 Exit statuses:
    0  the packet is delivered, or leaves for the next host

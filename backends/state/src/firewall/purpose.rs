@@ -128,6 +128,15 @@ mod tests {
     }
 
     #[test]
+    fn the_purpose_of_a_rule_about_networks_over_several_hosts_is_read_from_its_mark() {
+        for purpose in SegmentPurpose::ALL {
+            let rule = ObservedRule::Marked(Rule::new(purpose.words(), "drop".to_owned()).mark);
+            assert_eq!(SegmentPurpose::of(&rule), Some(purpose));
+            assert_eq!(SegmentPurpose::of(&ObservedRule::Altered), None);
+        }
+    }
+
+    #[test]
     fn a_rule_that_is_not_as_we_wrote_it_has_no_purpose() {
         let other = ObservedRule::Marked("something else 0123456789abcdef".to_owned());
         for rule in [ObservedRule::Altered, ObservedRule::Unmarked, other] {

@@ -34,7 +34,12 @@ enum Asker {
 impl<'a> Walk<'a> {
     /// Follows a packet that somebody behind a port of a bridge sends. Where it goes follows from the network alone: the routes of a container
     /// are not read.
-    pub(super) fn from_port(&mut self, packet: &Packet, port: LinkName, bridge: SegmentBridge<'a>) -> Step<Outcome> {
+    pub(super) fn sent_by_neighbour(
+        &mut self,
+        packet: &Packet,
+        port: LinkName,
+        bridge: SegmentBridge<'a>,
+    ) -> Step<Outcome> {
         let is_at = |sender: &super::segment::Sender| sender.port == port;
         let known = self.host.senders_on(bridge.name, packet.source).find(is_at).map(|sender| sender.mac);
         let source = known.or_else(|| self.host.neighbour(&NeighbourKey { link: bridge.name, address: packet.source }));
@@ -96,10 +101,8 @@ impl<'a> Walk<'a> {
             self.hops.push(Hop::Answers { address, port: sender.port, mac: sender.mac });
             return Ok(sender.mac);
         }
-        let overlay = host.overlay_on(bridge.name);
-        let can_ask = overlay.is_some_and(|(name, link)| {
-            has_flag(link, PortFlag::BroadcastFlood) && self.flooded(name).next().is_some()
-        });
+        let loud = host.overlay_on(bridge.name).filter(|(_, link)| has_flag(link, PortFlag::BroadcastFlood));
+        let can_ask = loud.is_some_and(|(name, _)| self.flooded(name).next().is_some());
         Err(if can_ask { Gap::Asked(key).into() } else { Reason::NoNeighbour(key).into() })
     }
 
@@ -116,10 +119,8 @@ impl<'a> Walk<'a> {
             self.hops.push(Hop::Behind(key, port));
             port
         } else {
-            let is_flooded = |(name, link): &(LinkName, &crate::ObservedLink)| {
-                Some(*name) != from && has_flag(link, PortFlag::Flood)
-            };
-            let (port, _) = overlay.filter(is_flooded).ok_or(Reason::NoBridgeFdb(key))?;
+            let flooded = overlay.filter(|(name, link)| Some(*name) != from && has_flag(link, PortFlag::Flood));
+            let (port, _) = flooded.ok_or(Reason::NoBridgeFdb(key))?;
             self.hops.push(Hop::BridgeFloods(key, port));
             port
         };

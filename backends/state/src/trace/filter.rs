@@ -24,6 +24,8 @@ pub(super) const ARRIVING: &str = "arriving";
 /// The chain that sees outer packets without a VXLAN header, as they come to this host.
 pub(super) const ENCAPSULATED_IN: &str = "encapsulated-in";
 
+/// The chain that sees packets of the device of a former backend as they come in.
+const BESIDE: &str = "arriving-beside";
 /// The set of links with containers of flat networks.
 pub(super) const CONTAINERS: &str = "bridges";
 
@@ -98,6 +100,9 @@ impl Walk<'_> {
         let Some((table, chain)) = self.chain(&Place::inet(chain_name, attachment)) else { return Ok(false) };
         if chain_name == ARRIVING && self.lacks_direct(chain, incoming) {
             self.not_looked_at("the sources of packets without encapsulation, since this host's subnet is not known");
+        }
+        if chain_name == ARRIVING && table.chains.contains_key(BESIDE) {
+            self.not_looked_at(&format!("chain {BESIDE} of table inet wire-agent, about a former backend's device"));
         }
         let inside = host.our_devices().find(|device| device.name == incoming.link);
         let target = our_device(host, incoming.packet);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{Entry, host::HostState};
-use crate::{Element, NeighbourKey, ObservedKind, ObservedLink, PortFlag, SetKind};
+use crate::{BridgeFdbKey, Element, NeighbourKey, ObservedKind, ObservedLink, PortFlag, SetKind};
 
 /// The beginning of the names of bridges, by which our rules know them.
 pub(super) const BRIDGES: &str = "wb.";
@@ -58,34 +58,32 @@ impl<'a> HostState<'a> {
 
     /// The place where a packet begins its way that has a source in the network of a bridge: the port that its sender is behind.
     pub(super) fn entry_on(&self, bridge: LinkName, source: IpAddr) -> Option<Entry> {
-        let by_neighbour = || {
-            let mac = self.neighbour(&NeighbourKey { link: bridge, address: source })?;
-            self.net.bridge_fdb.get(&crate::BridgeFdbKey { bridge, mac }).copied()
-        };
         let sender = self.senders_on(bridge, source).next().map(|sender| sender.port);
-        let port = sender.or_else(by_neighbour)?;
+        let port = sender.or_else(|| self.port_by_neighbour(bridge, source))?;
         Some(if is_overlay(port) { Entry::Decapsulated(port) } else { Entry::Link(port) })
+    }
+
+    fn port_by_neighbour(&self, bridge: LinkName, address: IpAddr) -> Option<LinkName> {
+        let mac = self.neighbour(&NeighbourKey { link: bridge, address })?;
+        self.net.bridge_fdb.get(&BridgeFdbKey { bridge, mac }).copied()
+    }
+
+    fn is_port_of(&self, port: LinkName, bridge: LinkName) -> bool {
+        self.bridge_of(port).is_some_and(|of| of.name == bridge)
     }
 
     /// Those on a bridge that may send with an address.
     pub(super) fn senders_on(&self, bridge: LinkName, address: IpAddr) -> impl Iterator<Item = Sender> + use<'a> {
         let host = *self;
-        let is_on = move |port| host.bridge_of(port).is_some_and(|of| of.name == bridge);
-        host.senders(Family::of(address))
-            .filter(move |(_, own)| *own == address)
-            .map(|(sender, _)| sender)
-            .filter(move |sender| is_on(sender.port))
+        let with_address = host.senders(Family::of(address)).filter(move |(_, own)| *own == address);
+        with_address.map(|(sender, _)| sender).filter(move |sender| host.is_port_of(sender.port, bridge))
     }
 
     /// The port of a bridge behind which a container with that MAC is, as the sets of our table for bridges tell.
     pub(super) fn port_of(&self, bridge: LinkName, mac: MacAddr) -> Option<LinkName> {
-        let is_it = |sender: &Sender| {
-            sender.mac == mac
-                && !is_overlay(sender.port)
-                && self.bridge_of(sender.port).is_some_and(|of| of.name == bridge)
-        };
-        let all = Family::ALL.into_iter().flat_map(|family| self.senders(family));
-        all.map(|(sender, _)| sender).find(is_it).map(|sender| sender.port)
+        let all = Family::ALL.into_iter().flat_map(|family| self.senders(family)).map(|(sender, _)| sender);
+        let mut containers = all.filter(|sender| sender.mac == mac && !is_overlay(sender.port));
+        containers.find(|sender| self.is_port_of(sender.port, bridge)).map(|sender| sender.port)
     }
 
     /// The elements of the sets of senders.

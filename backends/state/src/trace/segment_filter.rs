@@ -51,10 +51,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let is_local = self.host.link_of(packet.destination).is_some();
-        self.judge(&MEMBERS, |table, purpose| {
-            let outer = Outer { table, packet, header, inner, link, is_local };
-            outer.verdict(purpose)
-        })
+        let outer = Outer { packet, header, inner, link, is_local };
+        self.judge(&MEMBERS, |table, purpose| outer.verdict(table, purpose))
     }
 
     /// Judges a frame that comes in at a port of a bridge.
@@ -107,7 +105,6 @@ impl Walk<'_> {
 
 /// An encapsulated packet before the rules about members.
 struct Outer<'a> {
-    table: &'a ObservedTable,
     packet: &'a Packet,
     header: &'a VxlanHeader,
     inner: &'a Packet,
@@ -116,14 +113,14 @@ struct Outer<'a> {
 }
 
 impl Outer<'_> {
-    fn verdict(&self, purpose: SegmentPurpose) -> Option<Verdict> {
+    fn verdict(&self, table: &ObservedTable, purpose: SegmentPurpose) -> Option<Verdict> {
         use SegmentPurpose as P;
-        let is_of_network = has(self.table, |kind| kind == SetKind::Vnis, &Element::Vni(self.header.vni));
+        let is_of_network = has(table, |kind| kind == SetKind::Vnis, &Element::Vni(self.header.vni));
         match purpose {
             P::ForgedInside(family) if family == Family::of(self.inner.source) => {
-                (self.is_of_member() && !self.is_behind(family)).then_some(Verdict::Dropped)
+                (self.is_of_member(table) && !self.is_behind(table, family)).then_some(Verdict::Dropped)
             }
-            P::Members => (self.is_of_member() && !self.is_of_container()).then_some(Verdict::Accepted),
+            P::Members => (self.is_of_member(table) && !self.is_of_container(table)).then_some(Verdict::Accepted),
             P::OnlyPassing => (is_of_network && !self.is_local).then_some(Verdict::Accepted),
             P::NoMembers => is_of_network.then_some(Verdict::Dropped),
             P::ForgedInside(_)
@@ -145,23 +142,21 @@ impl Outer<'_> {
         }
     }
 
-    fn is_of_member(&self) -> bool {
+    fn is_of_member(&self, table: &ObservedTable) -> bool {
         let (public, outer) = (self.packet.source, Family::of(self.packet.source));
-        has(self.table, |kind| kind == SetKind::Vteps(outer), &Element::Vtep(public, self.header.vni))
+        has(table, |kind| kind == SetKind::Vteps(outer), &Element::Vtep(public, self.header.vni))
     }
 
-    fn is_of_container(&self) -> bool {
-        is_in(self.table, CONTAINERS, self.link)
+    fn is_of_container(&self, table: &ObservedTable) -> bool {
+        is_in(table, CONTAINERS, self.link)
     }
 
     /// True if the inner source may come from the outer one.
-    fn is_behind(&self, family: Family) -> bool {
+    fn is_behind(&self, table: &ObservedTable, family: Family) -> bool {
         let (public, outer) = (self.packet.source, Family::of(self.packet.source));
-        let sets = self.table.sets.values().filter(|set| set.kind == SetKind::Behind(outer, family));
+        let sets = table.sets.values().filter(|set| set.kind == SetKind::Behind(outer, family));
         let mut elements = sets.flat_map(|set| &set.elements);
-        elements.any(|element| {
-            matches!(element, Element::Lease(of, source) if *of == public && source.contains(self.inner.source))
-        })
+        elements.any(|element| is_lease_of(element, public, self.inner.source))
     }
 }
 
@@ -171,10 +166,8 @@ fn at_port(table: &ObservedTable, frame: &Frame<'_>, port: LinkName, purpose: Se
     let source = frame.packet.source;
     let (family, is_known) = (Family::of(source), is_in(table, PORTS, port));
     let is_like = |start| port.as_str().starts_with(start);
-    let is_sender = |mac| {
-        let element = Element::Sender(port, mac, source);
-        has(table, |kind| kind == SetKind::Senders(family), &element)
-    };
+    let senders = |kind| kind == SetKind::Senders(family);
+    let is_sender = |mac| has(table, senders, &Element::Sender(port, mac, source));
     match purpose {
         P::UnknownContainers => (is_like(CONTAINER_PORTS) && !is_known).then_some(Verdict::Dropped),
         P::UnknownHosts => (is_like(OVERLAYS) && !is_known).then_some(Verdict::Dropped),
@@ -231,6 +224,10 @@ fn crossing(table: &ObservedTable, from: LinkName, to: LinkName, purpose: Segmen
         | P::Masquerade => false,
     };
     drops.then_some(Verdict::Dropped)
+}
+
+fn is_lease_of(element: &Element, public: IpAddr, inner: IpAddr) -> bool {
+    matches!(element, Element::Lease(of, source) if *of == public && source.contains(inner))
 }
 
 fn has(table: &ObservedTable, is_it: impl Fn(SetKind) -> bool, element: &Element) -> bool {

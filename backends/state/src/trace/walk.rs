@@ -51,7 +51,7 @@ impl<'a> Walk<'a> {
         self.hops.push(Hop::Arrived(link));
         self.expect_up(link)?;
         match self.host.bridge_of(link) {
-            Some(bridge) => self.from_port(packet, link, bridge),
+            Some(bridge) => self.sent_by_neighbour(packet, link, bridge),
             None => self.take_in(packet, link, let_in),
         }
     }
