@@ -40,7 +40,7 @@ pub(super) enum Done {
 #[derive(Debug)]
 pub(super) enum Holding {
     /// With the addresses in its blocks that other hosts have.
-    Kept(Kept, Vec<IpAddr>),
+    Kept(Box<Kept>, Vec<IpAddr>),
     /// There is another network of that name.
     Other,
 }
@@ -121,7 +121,7 @@ pub(super) async fn leave<S: LeaseStore>(store: NetworkStore<S>, name: NetworkNa
 }
 
 fn holding(Joined { network, member, rooms, foreign }: Joined) -> Holding {
-    Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }, foreign)
+    Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }.into(), foreign)
 }
 
 /// The outcome of a job; one that panics has this outcome instead, so that nobody waits for it.

@@ -207,7 +207,7 @@ impl<P: Ports> NamedTask<P> {
                 part.is_busy = false;
                 match held {
                     Ok(Holding::Kept(kept, foreign)) => {
-                        if part.note_held(kept, foreign, now) {
+                        if part.note_held(*kept, foreign, now) {
                             self.is_saved = false;
                         }
                     }
