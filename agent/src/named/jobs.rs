@@ -44,9 +44,9 @@ pub(super) enum Done {
 #[derive(Debug)]
 pub(super) enum Holding {
     /// With the addresses in its blocks that other hosts have.
-    Kept(Kept, Vec<IpAddr>),
+    Kept(Box<Kept>, Vec<IpAddr>),
     /// Other hosts have all that it had, and it gets nothing else.
-    Nothing(Kept, NetworkError),
+    Nothing(Box<Kept>, NetworkError),
     /// There is another network of that name.
     Other,
 }
@@ -73,7 +73,7 @@ pub(super) async fn hold<S: LeaseStore>(
         }
         match (store.join(&name, &joining).await, without) {
             (Ok(joined), _) => Ok(holding(joined)),
-            (Err(error @ NetworkError::Full(_)), Some(kept)) => Ok(Holding::Nothing(kept, error)),
+            (Err(error @ NetworkError::Full(_)), Some(kept)) => Ok(Holding::Nothing(Box::new(kept), error)),
             (Err(error), _) => Err(error),
         }
     };
@@ -143,7 +143,7 @@ pub(super) async fn leave<S: LeaseStore>(store: NetworkStore<S>, name: NetworkNa
 }
 
 fn holding(Joined { network, member, rooms, foreign }: Joined) -> Holding {
-    Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }, foreign)
+    Holding::Kept(Kept { record: (*network.record).clone(), member, rooms }.into(), foreign)
 }
 
 /// The outcome of a job; one that panics has this outcome instead, so that nobody waits for it.

@@ -214,13 +214,13 @@ impl<P: Ports> NamedTask<P> {
                 part.is_busy = false;
                 match held {
                     Ok(Holding::Kept(kept, foreign)) => {
-                        if part.note_held(kept, foreign, now) {
+                        if part.note_held(*kept, foreign, now) {
                             self.is_saved = false;
                         }
                     }
                     // What others have now must not answer here.
                     Ok(Holding::Nothing(kept, error)) => {
-                        if part.note_held(kept, Vec::new(), now) {
+                        if part.note_held(*kept, Vec::new(), now) {
                             self.is_saved = false;
                         }
                         part.put_off(Trouble::Fault(chain(&error)), &random, now);

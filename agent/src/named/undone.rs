@@ -67,9 +67,7 @@ pub(crate) fn not_done(seen: &Status, links: &[LinkName]) -> Option<String> {
     let last = seen.dataplane.last.as_ref()?;
     match Undone::of(last) {
         Some(undone) => undone.on(links).or_else(|| seen.in_the_way(links)),
-        None => {
-            Some(last.failures.first().map_or_else(|| "not all was tried".to_owned(), |failure| failure.to_string()))
-        }
+        None => Some(last.failures.first().map_or_else(|| "not all was tried".to_owned(), ToString::to_string)),
     }
 }
 

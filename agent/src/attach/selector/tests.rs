@@ -86,7 +86,7 @@ fn a_selector_is_kept_as_that_which_it_meant() {
         let found = text.parse::<Selector>().unwrap().found(&guests).unwrap();
         found.map_or_else(String::new, |(selector, place)| format!("{selector} {place}"))
     };
-    let id = |begin: &str| format!("id:{begin:0<64} container {:0<12.12}", begin);
+    let id = |begin: &str| format!("id:{begin:0<64} container {begin:0<12.12}");
     for (text, expected) in [
         ("web", "name:web container aaaaaaaaaaaa".to_owned()),
         ("cafe", "name:cafe container bbbb00000000".to_owned()),

@@ -1,7 +1,7 @@
 //! Memberships of this host that it has no part for: a store that was restored from a backup has those that were left since, and nobody else would
 //! ever take them away, since they go with this host's lease.
 
-use std::time::Duration;
+use std::{collections::btree_map::Entry as MapEntry, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -51,9 +51,9 @@ impl<P: Ports> NamedTask<P> {
         };
         let Some(host) = self.ground.as_ref().map(|ground| ground.host) else { return };
         for (name, held) in found {
-            if !self.parts.contains_key(&name) {
-                info!(network = %name, "etcd has this host as a member, which it is not: it leaves");
-                self.parts.insert(name, Part::new(host, Entry { held, ..Entry::default() }));
+            if let MapEntry::Vacant(place) = self.parts.entry(name) {
+                info!(network = %place.key(), "etcd has this host as a member, which it is not: it leaves");
+                place.insert(Part::new(host, Entry { held, ..Entry::default() }));
                 self.is_saved = false;
             }
         }

@@ -167,7 +167,8 @@ impl Driver for Refusing {
 
 #[test]
 fn a_container_that_cannot_have_its_link_stops_no_other_container_and_no_network() {
-    let sim = Sim::of_host(held(&state(&[])));
+    let guests = [1, 2].map(|number| (Namespace::Guest(number), ObservedNet::default()));
+    let sim = Sim::<Network>::new(guests.into_iter().chain([(Namespace::Host, held(&state(&[])))]).collect());
     let driver = Refusing { sim: sim.clone(), refused: "wp1".parse().ok() };
     let mut reconciler = Reconciler::new(driver, PerNamespace::default());
     let [(_, bad), (bad_guest, bad_net)] = container(1);
@@ -179,9 +180,10 @@ fn a_container_that_cannot_have_its_link_stops_no_other_container_and_no_network
     // A route that nobody wants is removed too.
     sim.edit_host(|host| host.routes = held(&state(&[(3, 30, 103)])).routes);
     let report = reconciler.round(&want);
-    assert!(!report.converged);
+    assert!(!report.converged, "{report:?}");
     let failed: Vec<String> = report.failed_ops.iter().map(ToString::to_string).collect();
-    assert!(failed.len() == 1 && failed[0].starts_with("create link wp1"), "{failed:?}");
+    let is_of_bad = failed.iter().skip(1).all(|op| op.ends_with("in namespace 1"));
+    assert!(failed[0].starts_with("create link wp1") && is_of_bad, "{failed:?}");
     let found = sim.state();
     assert!(found.get(good_guest).is_some_and(|net| net.addresses.len() == 1), "{found:?}");
     assert!(found.get(bad_guest).is_none_or(|net| net.links.is_empty() && net.addresses.is_empty()));
