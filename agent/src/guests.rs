@@ -10,6 +10,8 @@ mod docker;
 mod guest;
 mod open;
 mod packet;
+mod pending;
+mod process;
 pub(crate) mod protocol;
 mod serve;
 #[cfg(test)]
@@ -17,9 +19,9 @@ mod tests;
 mod watch;
 
 pub(crate) use self::{
-    client::{Helper, HelperError, Running},
+    client::{Helper, HelperError, Reached, Running},
     guest::{ContainerId, Guest, Place},
-    open::start_of,
+    process::Process,
     protocol::{Why, Word},
     serve::{GuestsError, GuestsFlags, run},
 };

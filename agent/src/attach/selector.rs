@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -13,6 +13,8 @@ use crate::guests::{ContainerId, Guest, Place, Running};
 
 /// The fewest digits of an id after `id:`, as Docker shows them.
 const DIGITS: usize = 12;
+/// The digits of a whole id.
+const WHOLE: usize = 64;
 /// The longest selector, in bytes.
 const LONGEST: usize = 1024;
 
@@ -142,8 +144,12 @@ impl Selector {
         match self {
             Self::Word(word) => {
                 let is_named = running.guests().values().any(|guest| guest.name == *word);
-                let id = || running.known(word).next().filter(|_| is_id(word) && !is_named);
-                Some(id().map_or_else(|| Self::Name(word.clone()), |id| Self::Id(id.as_str().to_owned())))
+                match running.known(word).next() {
+                    Some(id) if is_id(word) && !is_named => Some(Self::Id(id.as_str().to_owned())),
+                    // A whole id, of a container that is gone: nobody is ever called so.
+                    Some(_) | None if word.len() == WHOLE && is_id(word) && !is_named => None,
+                    Some(_) | None => Some(Self::Name(word.clone())),
+                }
             }
             Self::Id(digits) => running.known(digits).next().map(|id| Self::Id(id.as_str().to_owned())),
             Self::Name(_) | Self::Label { .. } | Self::Compose { .. } | Self::File(_) => Some(self.clone()),
@@ -251,7 +257,7 @@ fn id(text: &str) -> Result<Selector, SelectorError> {
 
 /// True for as many hex digits as the id of a container is given with.
 fn is_id(digits: &str) -> bool {
-    (DIGITS..=64).contains(&digits.len()) && digits.chars().all(|digit| digit.is_ascii_hexdigit())
+    (DIGITS..=WHOLE).contains(&digits.len()) && digits.chars().all(|digit| digit.is_ascii_hexdigit())
 }
 
 fn label(text: &str) -> Result<Selector, SelectorError> {
@@ -287,9 +293,11 @@ fn file(text: &str) -> Result<Selector, SelectorError> {
     if !valid {
         return Err(SelectorError::File(text.to_owned()));
     }
+    // Without what changes nothing: `//`, `/./`.
+    let path: PathBuf = Path::new(text).components().collect();
     // What is there belongs to a process, whose number is another one's later.
-    let Some(of_process) = text.strip_prefix("/proc/") else { return Ok(Selector::File(text.into())) };
-    match of_process.split_once('/') {
+    let Ok(of_process) = path.strip_prefix("/proc") else { return Ok(Selector::File(path)) };
+    match of_process.to_str().and_then(|path| path.split_once('/')) {
         Some((pid, "ns/net")) if pid.parse::<u32>().is_ok() => process(pid),
         Some(_) | None => Err(SelectorError::ProcessFile(text.to_owned())),
     }

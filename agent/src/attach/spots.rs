@@ -8,12 +8,14 @@ use wire_net::chain;
 use wire_state::Namespace;
 
 use super::watched::instances;
-use crate::guests::{HelperError, Place, Running, Why};
+use crate::guests::{HelperError, Place, Process, Reached, Running, Why};
 
 /// The time between two looks at a namespace of which nobody tells the end, and at one that is not there.
 const LOOK: Duration = Duration::from_secs(1);
 /// The pause before one is asked for again that could not be opened.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The longest pause before one is asked for again for which the helper was late.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The most that are being opened at a time: the others wait.
 const AT_A_TIME: usize = 4;
 
@@ -45,10 +47,12 @@ pub(crate) struct Spots(BTreeMap<Place, Spot>);
 struct Spot {
     /// The process for which it is, of a container.
     process: Option<u32>,
-    /// When that was started (field 22 of proc_pid_stat(5)); `None` if that is not known.
-    started: Option<u64>,
+    /// The same, as the helper passed it.
+    watched: Option<Process>,
     state: State,
     is_opening: bool,
+    /// How often the helper was late, one time after the other.
+    late: u32,
     /// When it is asked for again.
     again: Option<Instant>,
 }
@@ -105,13 +109,17 @@ impl Spots {
         &mut self,
         place: &Place,
         process: Option<u32>,
-        opened: Result<(Namespace, OpenedGuest), HelperError>,
+        opened: Result<Reached, HelperError>,
         now: Instant,
     ) {
         let Some(spot) = self.0.get_mut(place).filter(|spot| spot.process == process) else { return };
         spot.is_opening = false;
+        spot.late = if matches!(opened, Err(HelperError::Late)) { spot.late + 1 } else { 0 };
+        // It hangs, perhaps for ever, and each request with it.
+        let pause = (AGAIN * 2_u32.saturating_pow(spot.late)).min(LONGEST_PAUSE);
         let (state, again) = match opened {
-            Ok((namespace, guest)) => {
+            Ok(Reached { namespace, opened: guest, process: watched }) => {
+                spot.watched = watched;
                 // Nobody tells of the end of a process, or that a path leads elsewhere.
                 let again = process.is_none().then_some(now + LOOK);
                 match &spot.state {
@@ -128,24 +136,22 @@ impl Spots {
             Err(error) => {
                 // What is open already does not depend on the helper.
                 if matches!(spot.state, State::Reached(..)) && !matches!(error, HelperError::Refused(_)) {
-                    spot.again = Some(now + AGAIN);
+                    spot.again = Some(now + pause);
                     return;
                 }
-                (State::Barred(chain(&error)), Some(now + AGAIN))
+                (State::Barred(chain(&error)), Some(now + pause))
             }
         };
         (spot.state, spot.again) = (state, again);
     }
 
-    /// Gives up the containers whose processes have ended, also if nobody tells of it. `start_of` says when a process was started.
-    pub(crate) fn look_for_ended(&mut self, start_of: impl Fn(u32) -> Option<u64>, now: Instant) {
-        for spot in self.0.values_mut().filter(|spot| matches!(spot.state, State::Reached(..))) {
-            let Some(process) = spot.process else { continue };
-            let started = start_of(process);
-            if spot.started.is_some() && started != spot.started {
-                (spot.state, spot.again) = (State::Gone, Some(now + AGAIN));
+    /// Gives up the containers whose processes have ended, also if nobody tells of it.
+    pub(crate) fn look_for_ended(&mut self, now: Instant) {
+        for spot in self.0.values_mut() {
+            let is_reached = spot.process.is_some() && matches!(spot.state, State::Reached(..));
+            if is_reached && spot.watched.as_ref().is_some_and(Process::has_ended) {
+                (spot.state, spot.watched, spot.again) = (State::Gone, None, Some(now + AGAIN));
             }
-            spot.started = started;
         }
     }
 
@@ -172,7 +178,7 @@ impl Spots {
 
 impl Spot {
     const fn new(process: Option<u32>) -> Self {
-        Self { process, started: None, state: State::New, is_opening: false, again: None }
+        Self { process, watched: None, state: State::New, is_opening: false, late: 0, again: None }
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -198,13 +204,18 @@ mod tests {
         running
     }
 
-    fn refused(why: Why) -> Result<(Namespace, OpenedGuest), HelperError> {
+    fn refused(why: Why) -> Result<Reached, HelperError> {
         Err(HelperError::Refused(Refusal { why, text: "as asked".to_owned() }))
     }
 
-    fn opened(number: u64) -> Result<(Namespace, OpenedGuest), HelperError> {
+    fn opened(number: u64) -> Result<Reached, HelperError> {
+        opened_for(number, None)
+    }
+
+    fn opened_for(number: u64, process: Option<Process>) -> Result<Reached, HelperError> {
         let null = || std::fs::File::open("/dev/null").unwrap().into();
-        Ok((Namespace::Guest(number), OpenedGuest { namespace: null(), route: null(), ipv4: null(), ipv6: None }))
+        let opened = OpenedGuest { namespace: null(), route: null(), ipv4: null(), ipv6: None };
+        Ok(Reached { namespace: Namespace::Guest(number), opened, process })
     }
 
     #[test]
@@ -225,18 +236,33 @@ mod tests {
     #[test]
     fn a_container_whose_process_has_ended_is_given_up_though_nobody_tells_of_it() {
         let (mut spots, now, place) = (Spots::default(), Instant::now(), place());
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
         spots.follow([&place].into_iter(), &running(7), now);
-        spots.look_for_ended(|_| None, now);
+        spots.look_for_ended(now);
         assert!(spots.next_look(now).is_none(), "it is not open");
-        spots.note(&place, Some(7), opened(1), now);
-        spots.look_for_ended(|_| None, now);
-        assert!(matches!(spots.seen(&place), Seen::Reached(..)), "it is not known when it was started");
-        spots.look_for_ended(|pid| (pid == 7).then_some(100), now);
-        spots.look_for_ended(|pid| (pid == 7).then_some(100), now);
+        spots.note(&place, Some(7), opened_for(1, Some(process)), now);
+        spots.look_for_ended(now);
         assert!(matches!(spots.seen(&place), Seen::Reached(..)) && spots.next_look(now) == Some(now + LOOK));
-        spots.look_for_ended(|_| Some(101), now);
-        assert!(matches!(spots.seen(&place), Seen::Gone), "another process has its number");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        spots.look_for_ended(now);
+        assert!(matches!(spots.seen(&place), Seen::Gone));
         assert!(spots.next_look(now).is_none());
+    }
+
+    #[test]
+    fn what_hangs_the_helper_is_asked_for_ever_more_seldom_and_stays_if_it_is_open() {
+        let (mut spots, now, place) = (Spots::default(), Instant::now(), Place::File("/hangs/x".into()));
+        spots.follow([&place].into_iter(), &Running::default(), now);
+        spots.note(&place, None, opened(1), now);
+        for seconds in [10, 20, 40, 60, 60] {
+            spots.note(&place, None, Err(HelperError::Late), now);
+            assert_eq!(spots.next_time(), Some(now + Duration::from_secs(seconds)));
+            assert!(matches!(spots.seen(&place), Seen::Reached(..)));
+        }
+        spots.note(&place, None, Err(HelperError::HungUp), now);
+        assert_eq!(spots.next_time(), Some(now + AGAIN), "it does not hang any more");
     }
 
     #[test]

@@ -16,14 +16,17 @@ use tracing::{error, info};
 use wire_net::chain;
 
 use super::Selector;
-use crate::guests::{Helper, HelperError, Place, Running, Why, Word, start_of};
+use crate::guests::{Helper, HelperError, Place, Process, Running, Why, Word};
 
 /// The pause before the helper is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The longest time that a command waits for the list of the containers.
 const LIST: Duration = Duration::from_secs(5);
-/// The longest time that a command waits for a container that Docker has just started: its event may be on the way.
+/// The longest time that a command waits for a container that Docker has just made or started: its event may be on the way.
 const EVENT: Duration = Duration::from_secs(1);
+
+/// The reason why a helper tells less than this agent asks, and the remedy.
+const OLD_HELPER: &str = "the helper is of an older package: systemctl restart wire-agent-guests.service";
 
 /// The most commands that have a guest looked at by the helper at a time: the others wait.
 const AT_A_TIME: usize = 2;
@@ -103,9 +106,15 @@ impl Watched {
         let mut running = self.subscribe();
         if selector.may_be_id() {
             self.wait_for_list(&mut running).await?;
+            let is_there = |seen: &Running| matches!(selector.later(seen), Some(Selector::Id(_)));
+            let _is_there = tokio::time::timeout(EVENT, running.wait_for(is_there)).await.is_ok();
         }
-        let kept = selector.later(&running.borrow());
-        kept.ok_or_else(|| FindError::Gone(selector.to_string()))
+        let (kept, tells_all) = (selector.later(&running.borrow()), running.borrow().tells_all());
+        match kept {
+            Some(kept) => Ok(kept),
+            None if tells_all => Err(FindError::Gone(selector.to_string())),
+            None => Err(FindError::Unknown(format!("it is not known whether there is {selector}: {OLD_HELPER}"))),
+        }
     }
 
     async fn wait_for_list(&self, running: &mut watch::Receiver<Running>) -> Result<(), FindError> {
@@ -120,31 +129,32 @@ impl Watched {
 
     /// Opens a place and closes it again: the host's own namespace is refused.
     async fn check(&self, selector: Selector, place: Place) -> Result<Selector, FindError> {
-        let place = with_start(place);
         let _turn = self.openings.acquire().await.map_err(|error| FindError::Unknown(error.to_string()))?;
         let (helper, asked) = (self.helper.clone(), place.clone());
-        let opened = tokio::task::spawn_blocking(move || helper.open(&asked).map(drop)).await;
-        match opened {
-            Ok(Ok(())) => {}
+        let opened = tokio::task::spawn_blocking(move || helper.open(&asked).map(|reached| reached.process)).await;
+        let process = match opened {
+            Ok(Ok(process)) => process,
             Ok(Err(HelperError::Refused(refusal))) if refusal.why == Why::NotThere => {
                 return Err(FindError::NotThere(selector.to_string()));
             }
             Ok(Err(HelperError::Refused(refusal))) => return Err(FindError::Refused(refusal.to_string())),
             Ok(Err(error)) => return Err(FindError::Unknown(chain(&error))),
             Err(error) => return Err(FindError::Unknown(error.to_string())),
-        }
-        Ok(match place {
-            Place::Process { pid, started } => Selector::Process { pid, started },
-            Place::Container(_) | Place::File(_) => selector,
-        })
+        };
+        as_kept(selector, &place, process.as_ref())
     }
 }
 
-/// The place with the time at which its process was started.
-pub(super) fn with_start(place: Place) -> Place {
-    match place {
-        Place::Process { pid, started: None } => Place::Process { pid, started: start_of(pid) },
-        Place::Process { .. } | Place::Container(_) | Place::File(_) => place,
+/// The selector with the time at which its process was started: without, it would mean a later one with that number.
+fn as_kept(selector: Selector, place: &Place, process: Option<&Process>) -> Result<Selector, FindError> {
+    match (place, process) {
+        (Place::Process { pid, .. }, Some(process)) => {
+            Ok(Selector::Process { pid: *pid, started: Some(process.started()) })
+        }
+        (Place::Process { pid, .. }, None) => {
+            Err(FindError::Unknown(format!("it is not known when process {pid} was started: {OLD_HELPER}")))
+        }
+        (Place::Container(_) | Place::File(_), _) => Ok(selector),
     }
 }
 
@@ -157,7 +167,7 @@ fn listen(helper: &Helper, running: &Weak<watch::Sender<Running>>) {
                 match watch.next() {
                     Ok(word) => {
                         let Some(running) = running.upgrade() else { return };
-                        if matches!(word, Word::Whole) {
+                        if matches!(word, Word::Whole | Word::WholeOfRunning) {
                             info!("it is known which containers run");
                             said.clear();
                         }
@@ -182,4 +192,56 @@ fn listen(helper: &Helper, running: &Weak<watch::Sender<Running>>) {
 /// The processes of the containers that run, by their places: another process is another namespace.
 pub(super) fn instances(running: &Running) -> BTreeMap<Place, u32> {
     running.guests().values().map(|guest| (Place::Container(guest.id.clone()), guest.pid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watched() -> Watched {
+        Watched::new(Path::new("/nobody/listens/here"))
+    }
+
+    fn keep(watched: &Watched, text: &str) -> Result<Selector, FindError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(watched.keep(text.parse().unwrap()))
+    }
+
+    fn hear(watched: &Watched, words: Vec<Word>) {
+        // Nobody else tells anything.
+        watched.is_started.store(true, Ordering::Relaxed);
+        words.into_iter().for_each(|word| watched.running.send_modify(|seen| seen.hear(word)));
+    }
+
+    #[test]
+    fn a_process_is_kept_with_its_start_or_not_at_all() {
+        let place = Place::Process { pid: 7, started: None };
+        let selector: Selector = "pid:7".parse().unwrap();
+        let process = Process::open(std::process::id()).unwrap();
+        let kept = as_kept(selector.clone(), &place, Some(&process)).unwrap();
+        assert_eq!(kept.to_string(), format!("pid:7@{}", process.started()));
+        let error = as_kept(selector, &place, None).unwrap_err().to_string();
+        assert!(error.ends_with("systemctl restart wire-agent-guests.service"), "{error}");
+    }
+
+    #[test]
+    fn a_container_is_kept_for_later_though_its_event_is_on_the_way() {
+        let (watched, id) = (watched(), "a".repeat(64));
+        hear(&watched, vec![Word::Begin, Word::Whole]);
+        let told = thread::spawn({
+            let (watched, id) = (watched.clone(), id.parse().unwrap());
+            move || {
+                thread::sleep(EVENT / 20);
+                hear(&watched, vec![Word::Ended(id)]);
+            }
+        });
+        assert_eq!(keep(&watched, &id).unwrap().to_string(), format!("id:{id}"));
+        told.join().unwrap();
+        let other = "b".repeat(64);
+        assert!(matches!(keep(&watched, &other), Err(FindError::Gone(_))), "it is no name");
+        assert!(matches!(keep(&watched, &format!("id:{other}")), Err(FindError::Gone(_))));
+        hear(&watched, vec![Word::Begin, Word::WholeOfRunning]);
+        let error = keep(&watched, &other).unwrap_err().to_string();
+        assert!(error.contains("the helper is of an older package"), "{error}");
+    }
 }

@@ -15,15 +15,26 @@ use wire_state::Namespace;
 use super::{
     guest::{ContainerId, Guest, Place},
     packet::Packets,
-    protocol::{Answer, LONGEST_ANSWER, Malformed, Refusal, Request, Word},
+    pending::LATE,
+    process::Process,
+    protocol::{Answer, LONGEST_ANSWER, Malformed, Refusal, Request, Why, Word},
 };
 
 /// The longest time that the helper has to open a namespace. It asks Docker, and the file system that a path is on.
-const OPEN: Duration = Duration::from_secs(5);
+const OPEN: Duration = LATE;
 
 /// Where the helper listens.
 #[derive(Clone, Debug)]
 pub(crate) struct Helper(PathBuf);
+
+/// A namespace that was opened.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) namespace: Namespace,
+    pub(crate) opened: OpenedGuest,
+    /// The process for which it was opened: that of a container too. A file has none, and a helper of before does not tell it.
+    pub(crate) process: Option<Process>,
+}
 
 /// The helper did not serve.
 #[derive(Debug, thiserror::Error)]
@@ -51,16 +62,17 @@ impl Helper {
         Self(folder.join("guests.sock"))
     }
 
-    /// The sockets in a namespace, and its name. As long as it is kept, the namespace exists.
+    /// The sockets in a namespace, and its name. As long as they are kept, the namespace exists.
     ///
     /// # Errors
     /// When it is not there, is the host's, or the helper does not answer in time.
-    pub(crate) fn open(&self, place: &Place) -> Result<(Namespace, OpenedGuest), HelperError> {
+    pub(crate) fn open(&self, place: &Place) -> Result<Reached, HelperError> {
         let helper = self.ask(&Request::Open(place.clone()), Some(OPEN))?;
         let received = helper.receive_with_descriptors(LONGEST_ANSWER).map_err(|error| self.silent(error))?;
         let (packet, descriptors) = received.ok_or(HelperError::HungUp)?;
         match Answer::decode(&packet)? {
-            Answer::Opened { cookie } => opened(cookie, descriptors),
+            Answer::Opened { cookie, started } => opened(cookie, started, descriptors),
+            Answer::Refused(Refusal { why: Why::Late, .. }) => Err(HelperError::Late),
             Answer::Refused(refusal) => Err(HelperError::Refused(refusal)),
             Answer::Heard(_) => Err(HelperError::Other),
         }
@@ -90,7 +102,8 @@ impl Helper {
     }
 }
 
-fn opened(number: u64, descriptors: Vec<OwnedFd>) -> Result<(Namespace, OpenedGuest), HelperError> {
+fn opened(number: u64, started: Option<u64>, mut descriptors: Vec<OwnedFd>) -> Result<Reached, HelperError> {
+    let process = started.and_then(|started| Some(Process::passed(started, descriptors.pop()?)));
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next();
     let (Some(namespace), Some(route), Some(ipv4)) = (next(), next(), next()) else { return Err(HelperError::Other) };
@@ -99,7 +112,7 @@ fn opened(number: u64, descriptors: Vec<OwnedFd>) -> Result<(Namespace, OpenedGu
     if cookie(&opened.route).ok() != Some(number) {
         return Err(HelperError::Other);
     }
-    Ok((Namespace::Guest(number), opened))
+    Ok(Reached { namespace: Namespace::Guest(number), opened, process })
 }
 
 /// News of the containers.
@@ -132,7 +145,18 @@ pub(crate) struct Running {
     list: Option<Containers>,
     /// The reason why nothing is known; empty if something is.
     away: Option<String>,
-    is_known: bool,
+    told: Told,
+}
+
+/// The containers that a list has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Told {
+    #[default]
+    Nothing,
+    /// Those that run.
+    Running,
+    /// Those that do not run too.
+    All,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,19 +177,26 @@ impl Running {
                 running.insert(guest.id.clone(), guest);
             }
             Word::Known(id) => drop(self.current().known.insert(id)),
-            Word::Ended(id) => drop(self.current().running.remove(&id)),
+            Word::Ended(id) => {
+                let Containers { running, known } = self.current();
+                running.remove(&id);
+                known.insert(id);
+            }
             Word::Removed(id) => {
                 let Containers { running, known } = self.current();
                 running.remove(&id);
                 known.remove(&id);
             }
-            Word::Whole => {
-                self.now = self.list.take().unwrap_or_default();
-                (self.is_known, self.away) = (true, None);
-            }
+            Word::Whole => self.end_list(Told::All),
+            Word::WholeOfRunning => self.end_list(Told::Running),
             // The containers go on without Docker (live-restore): nothing is taken away.
-            Word::Away(why) => (self.list, self.is_known, self.away) = (None, false, Some(why)),
+            Word::Away(why) => (self.list, self.told, self.away) = (None, Told::Nothing, Some(why)),
         }
+    }
+
+    fn end_list(&mut self, told: Told) {
+        self.now = self.list.take().unwrap_or_default();
+        (self.told, self.away) = (told, None);
     }
 
     fn current(&mut self) -> &mut Containers {
@@ -183,13 +214,18 @@ impl Running {
 
     /// True if Docker knows no container any more whose id begins so.
     pub(crate) fn has_gone(&self, digits: &str) -> bool {
-        self.is_known && self.known(digits).next().is_none()
+        self.tells_all() && self.known(digits).next().is_none()
+    }
+
+    /// True if it has all containers that Docker knows, not only those that run.
+    pub(crate) fn tells_all(&self) -> bool {
+        self.told == Told::All
     }
 
     /// `None` if it is up to date; else the reason, as far as it is known.
     pub(crate) fn doubt(&self) -> Option<&str> {
         let unknown = self.away.as_deref().unwrap_or("no list of the containers has come yet");
-        (!self.is_known).then_some(unknown)
+        (self.told == Told::Nothing).then_some(unknown)
     }
 }
 
@@ -239,5 +275,26 @@ mod tests {
         assert!(!running.has_gone("bbbb"), "it is not known");
         heard(&mut running, vec![Word::Begin, Word::Whole]);
         assert!(running.has_gone("aaaa"), "the new list does not have it");
+    }
+    #[test]
+    fn a_container_that_was_made_just_now_is_known_before_it_runs() {
+        let mut running = Running::default();
+        heard(&mut running, vec![Word::Begin, Word::Whole, Word::Ended(guest("a").id)]);
+        assert_eq!(running.known("aaaa").count(), 1);
+    }
+
+    /// A helper of before tells of those that run alone: of the others nothing is known, so none of them has gone.
+    #[test]
+    fn nothing_has_gone_by_a_list_that_does_not_have_all() {
+        let mut running = Running::default();
+        let list = || vec![Word::Begin, Word::Running(guest("a")), Word::WholeOfRunning];
+        assert_eq!(heard(&mut running, list()), "a");
+        assert!(running.doubt().is_none() && !running.has_gone("bbbb") && !running.tells_all());
+        heard(&mut running, vec![Word::Removed(guest("a").id)]);
+        assert!(!running.has_gone("aaaa"), "it is looked for when the list has all");
+        heard(&mut running, vec![Word::Begin, Word::Whole]);
+        assert!(running.has_gone("aaaa") && running.has_gone("bbbb"));
+        heard(&mut running, list());
+        assert!(!running.has_gone("bbbb"), "the helper was exchanged for the one of before");
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Docker {
     pub(crate) socket: PathBuf,
 }
 
-/// Something happened to a container: it was started, renamed, removed, or has ended. An event may be old, so the container is looked at then.
+/// Something happened to a container: it was made, started, renamed, removed, or has ended. An event may be old, so the container is looked at then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event(pub(crate) ContainerId);
 
@@ -43,7 +43,7 @@ pub(crate) struct Event(pub(crate) ContainerId);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Running(Guest),
-    /// It does not run, and can be started again.
+    /// It does not run, and can be started.
     Ended,
     /// There is no such container.
     Unknown,
@@ -149,8 +149,8 @@ impl Docker {
     /// # Errors
     /// When Docker does not answer so.
     pub(crate) fn events(&self) -> io::Result<Events> {
-        // {"type":["container"],"event":["start","die","rename","destroy"]}
-        let filters = "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22rename%22%2C%22destroy%22%5D%7D";
+        // {"type":["container"],"event":["create","start","die","rename","destroy"]}
+        let filters = "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%2C%22start%22%2C%22die%22%2C%22rename%22%2C%22destroy%22%5D%7D";
         // Docker begins to collect them after it has begun its answer: without `since`, those between would be missed.
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let since = begun.saturating_sub(BEFORE).as_secs();
@@ -244,7 +244,7 @@ impl Event {
     fn of(line: &[u8]) -> Option<Self> {
         let Happened { action, actor: Actor { id } } = serde_json::from_slice(line).ok()?;
         match action.as_str() {
-            "start" | "rename" | "die" | "destroy" => Some(Self(id)),
+            "create" | "start" | "rename" | "die" | "destroy" => Some(Self(id)),
             _ => None,
         }
     }
@@ -366,6 +366,7 @@ mod tests {
             format!(r#"{{"Type":"container","Action":"{action}","Actor":{{"ID":"{}"}},"time":1}}"#, letter.repeat(64))
         };
         let lines = [
+            event("create", "a"),
             event("start", "a"),
             event("exec_start: sh", "a"),
             "{}".to_owned(),
@@ -382,7 +383,7 @@ mod tests {
             }
             other
         });
-        for letter in ["a", "a", "b"] {
+        for letter in ["a", "a", "a", "b"] {
             assert_eq!(events.next(quiet.as_fd()).unwrap(), Next::Event(Event(id(letter))));
         }
         drop(loud);

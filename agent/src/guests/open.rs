@@ -1,7 +1,7 @@
 //! Opens what the agent needs in a network namespace.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -26,12 +26,15 @@ use wire_netlink::cookie;
 use super::{
     docker::{Docker, State},
     guest::{ContainerId, Guest, Place},
+    process::Process,
     protocol::{Refusal, Why},
 };
 
 /// The result of a request to open a namespace.
 pub(crate) struct Opened {
     pub(crate) cookie: u64,
+    /// When the process was started for which it was opened; a file has none.
+    pub(crate) started: Option<u64>,
     /// In the order of [`super::protocol::Answer::Opened`].
     pub(crate) descriptors: Vec<OwnedFd>,
 }
@@ -73,17 +76,20 @@ fn open_container(place: &Place, id: &ContainerId, docker: &Docker) -> Result<Op
 }
 
 fn open_process(place: &Place, pid: u32, started: Option<u64>) -> Result<Opened, Refusal> {
-    let is_it = || started.is_none() || start_of(pid) == started;
+    let process = Process::open(pid).map_err(|error| refused(place, &error))?;
     let other = || Refusal { why: Why::NotThere, text: format!("{place} has ended: its number is another one's") };
-    let opened = is_it().then(|| open_file(place, Path::new(&format!("/proc/{pid}/ns/net")))).ok_or_else(other)?;
-    // It may have ended meanwhile.
-    if is_it() { opened } else { Err(other()) }
-}
-
-/// When a process was started: field 22 of proc_pid_stat(5). The second, its name, may have blanks and parentheses.
-pub(crate) fn start_of(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    if started.is_some_and(|started| started != process.started()) {
+        return Err(other());
+    }
+    let opened = open_file(place, Path::new(&format!("/proc/{pid}/ns/net")));
+    // Until it has ended, its number is nobody else's.
+    if process.has_ended() {
+        return Err(other());
+    }
+    let Opened { cookie, mut descriptors, .. } = opened?;
+    let started = Some(process.started());
+    descriptors.push(process.into_passed());
+    Ok(Opened { cookie, started, descriptors })
 }
 
 fn open_file(place: &Place, path: &Path) -> Result<Opened, Refusal> {
@@ -113,7 +119,7 @@ fn open_inside(namespace: OwnedFd) -> io::Result<Opened> {
         other => Some(other?),
     };
     let descriptors = [namespace, route, settings("ipv4")?].into_iter().chain(ipv6).collect();
-    Ok(Opened { cookie, descriptors })
+    Ok(Opened { cookie, started: None, descriptors })
 }
 
 fn route_socket() -> io::Result<OwnedFd> {

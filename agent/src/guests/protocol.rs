@@ -10,7 +10,7 @@ pub(crate) const LONGEST_REQUEST: usize = HEADER + 4096;
 /// The longest answer in bytes: a container's labels are bounded.
 pub(crate) const LONGEST_ANSWER: usize = 64 << 10;
 /// The most descriptors of an answer.
-pub(crate) const DESCRIPTORS: usize = 4;
+pub(crate) const DESCRIPTORS: usize = 5;
 
 const VERSION: u8 = 1;
 const HEADER: usize = 4;
@@ -29,9 +29,11 @@ pub(crate) enum Request {
 /// Answers of the helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The namespace's number. With it come its file, a socket, the folder of IPv4's settings, and if it has IPv6 that of IPv6's.
+    /// The namespace's number. With it come its file, a socket, the folder of IPv4's settings, and if it has IPv6 that of IPv6's. For a process,
+    /// and for a container its first one: when that was started (field 22 of proc_pid_stat(5)), with its file `stat` as the last one.
     Opened {
         cookie: u64,
+        started: Option<u64>,
     },
     Refused(Refusal),
     Heard(Word),
@@ -55,6 +57,8 @@ pub(crate) enum Why {
     Host,
     /// It is there, and cannot be opened as a network namespace.
     Failed,
+    /// An earlier request for it, or several of its kind, have not been answered yet: Docker or a file system hangs.
+    Late,
 }
 
 /// News of the containers.
@@ -66,9 +70,11 @@ pub(crate) enum Word {
     Running(Guest),
     /// One that Docker knows, of the list, whether it runs or not.
     Known(ContainerId),
-    /// The list that began is whole: there are no others.
+    /// The list that began is whole: Docker knows no others.
     Whole,
-    /// It does not run any more, and can be started again.
+    /// The list that began is whole as to those that run: a helper of before does not tell of the others.
+    WholeOfRunning,
+    /// It does not run, and can be started: it was made just now, or has ended.
     Ended(ContainerId),
     /// Docker does not know it any more.
     Removed(ContainerId),
@@ -132,7 +138,9 @@ impl Request {
 impl Answer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Opened { cookie } => packet(1, &cookie.to_be_bytes()),
+            Self::Opened { cookie, started } => {
+                packet(1, &[cookie.to_be_bytes(), started.unwrap_or(0).to_be_bytes()].concat())
+            }
             Self::Refused(Refusal { why, text }) => {
                 packet(2, &[&[why.number()], shortened(text, LONGEST_TEXT).as_bytes()].concat())
             }
@@ -140,11 +148,12 @@ impl Answer {
             Self::Heard(Word::Running(guest)) => {
                 packet(4, &serde_json::to_vec(guest).expect("a guest has only text keys"))
             }
-            Self::Heard(Word::Whole) => packet(5, &[]),
+            Self::Heard(Word::WholeOfRunning) => packet(5, &[]),
             Self::Heard(Word::Ended(id)) => packet(6, id.as_str().as_bytes()),
             Self::Heard(Word::Away(text)) => packet(7, shortened(text, LONGEST_TEXT).as_bytes()),
             Self::Heard(Word::Known(id)) => packet(8, id.as_str().as_bytes()),
             Self::Heard(Word::Removed(id)) => packet(9, id.as_str().as_bytes()),
+            Self::Heard(Word::Whole) => packet(10, &[]),
         }
     }
 
@@ -154,7 +163,16 @@ impl Answer {
         let (kind, rest) = opened_packet(bytes, LONGEST_ANSWER)?;
         let empty = |word: Word| if rest.is_empty() { Ok(Self::Heard(word)) } else { Err(Malformed::Content) };
         match kind {
-            1 => Ok(Self::Opened { cookie: u64::from_be_bytes(rest.try_into().map_err(|_| Malformed::Content)?) }),
+            1 => {
+                let (cookie, started) = rest.split_first_chunk().ok_or(Malformed::Content)?;
+                let started = match started {
+                    // From a helper of before, which does not tell it.
+                    [] => 0,
+                    started => u64::from_be_bytes(started.try_into().map_err(|_| Malformed::Content)?),
+                };
+                let cookie = u64::from_be_bytes(*cookie);
+                Ok(Self::Opened { cookie, started: (started != 0).then_some(started) })
+            }
             2 => {
                 let (why, text) = rest.split_first().ok_or(Malformed::Content)?;
                 Ok(Self::Refused(Refusal { why: Why::of(*why)?, text: self::text(text)? }))
@@ -164,18 +182,19 @@ impl Answer {
                 let guest = serde_json::from_slice(rest).map_err(|_| Malformed::Content)?;
                 Ok(Self::Heard(Word::Running(guest)))
             }
-            5 => empty(Word::Whole),
+            5 => empty(Word::WholeOfRunning),
             6 => Ok(Self::Heard(Word::Ended(id(rest)?))),
             7 => Ok(Self::Heard(Word::Away(text(rest)?))),
             8 => Ok(Self::Heard(Word::Known(id(rest)?))),
             9 => Ok(Self::Heard(Word::Removed(id(rest)?))),
+            10 => empty(Word::Whole),
             kind => Err(Malformed::Kind(kind)),
         }
     }
 }
 
 impl Why {
-    const ALL: [Self; 4] = [Self::Malformed, Self::NotThere, Self::Host, Self::Failed];
+    const ALL: [Self; 5] = [Self::Malformed, Self::NotThere, Self::Host, Self::Failed, Self::Late];
 
     const fn number(self) -> u8 {
         self as u8
@@ -246,12 +265,14 @@ mod tests {
         let labels = prop::collection::btree_map(".{0,300}", ".{0,300}", 0..80);
         let guests = (ids(), ".{0,400}", any::<u32>(), labels);
         let guest = |(id, name, pid, labels)| Guest { id, name, pid, labels, left_out: 0 }.bounded();
+        let opened = (any::<u64>(), prop::option::of(1..=u64::MAX));
         let refusal = |(why, text): (usize, String)| Refusal { why: Why::ALL[why], text };
         prop_oneof![
-            any::<u64>().prop_map(|cookie| Answer::Opened { cookie }),
-            (0_usize..4, ".{0,100}").prop_map(refusal).prop_map(Answer::Refused),
+            opened.prop_map(|(cookie, started)| Answer::Opened { cookie, started }),
+            (0_usize..Why::ALL.len(), ".{0,100}").prop_map(refusal).prop_map(Answer::Refused),
             Just(Answer::Heard(Word::Begin)),
             Just(Answer::Heard(Word::Whole)),
+            Just(Answer::Heard(Word::WholeOfRunning)),
             guests.prop_map(guest).prop_map(|guest| Answer::Heard(Word::Running(guest))),
             ids().prop_map(|id| Answer::Heard(Word::Ended(id))),
             ids().prop_map(|id| Answer::Heard(Word::Known(id))),
@@ -343,6 +364,18 @@ mod tests {
         ] {
             assert_eq!(Request::decode(&bytes), Err(fault), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn the_answers_of_a_helper_of_before_are_read_as_far_as_they_go() {
+        let cookie = 7_u64;
+        for (kind, content, answer) in [
+            (1, &cookie.to_be_bytes()[..], Answer::Opened { cookie, started: None }),
+            (5, &[], Answer::Heard(Word::WholeOfRunning)),
+        ] {
+            assert_eq!(Answer::decode(&packet(kind, content)), Ok(answer));
+        }
+        assert_eq!(Answer::decode(&packet(1, &[0; 12])), Err(Malformed::Content));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -30,6 +30,7 @@ use super::{
     docker::Docker,
     open,
     packet::{self, Packets},
+    pending::Pending,
     protocol::{Answer, LONGEST_REQUEST, Malformed, Request},
     watch::watch,
 };
@@ -149,13 +150,14 @@ pub(super) struct Helper {
     agent: Uid,
     /// The number of the host's network namespace.
     host: u64,
+    pending: Pending,
 }
 
 impl Helper {
     /// # Errors
     /// When the kernel does not number network namespaces.
     pub(super) fn new(docker: PathBuf, agent: Uid) -> io::Result<Self> {
-        Ok(Self { docker: Docker { socket: docker }, agent, host: open::own_cookie()? })
+        Ok(Self { docker: Docker { socket: docker }, agent, host: open::own_cookie()?, pending: Pending::default() })
     }
 
     /// Each connection has a thread. Returns after `idle` without one.
@@ -217,10 +219,12 @@ impl Helper {
     }
 
     fn open(&self, agent: &Packets, place: &super::Place) -> io::Result<()> {
-        match open::open(place, &self.docker, self.host) {
+        let turn = self.pending.begin(place, Instant::now());
+        match turn.and_then(|_turn| open::open(place, &self.docker, self.host)) {
             Ok(opened) => {
                 let descriptors: Vec<BorrowedFd<'_>> = opened.descriptors.iter().map(AsFd::as_fd).collect();
-                agent.send(&Answer::Opened { cookie: opened.cookie }.encode(), &descriptors)
+                let (cookie, started) = (opened.cookie, opened.started);
+                agent.send(&Answer::Opened { cookie, started }.encode(), &descriptors)
             }
             Err(refusal) => agent.send(&Answer::Refused(refusal).encode(), &[]),
         }

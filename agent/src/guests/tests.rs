@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
     unistd::Uid,
 };
 use wire_kernel::{KernelDataplane, OpenedGuest, RouteForm};
@@ -150,19 +150,49 @@ fn what_the_helper_passes_is_enough_to_attach_a_process_with_net_admin_alone() {
     in_namespace(|| {
         let served = Served::new();
         let sleeper = Sleeper::start();
-        let (guest, opened) = served.client.open(&sleeper.place()).unwrap();
-        attach(guest, opened);
+        let reached = served.client.open(&sleeper.place()).unwrap();
+        let guest = reached.namespace;
+        attach(guest, reached.opened);
         let found = sleeper.run("ip -o -4 addr show eth1; ip link show eth1");
         assert!(found.contains("10.9.0.2/24") && found.contains("02:57:0a:09:00:02"), "{found}");
         assert!(found.contains("mtu 1400"), "{found}");
         run("ip link show wp1");
         // Another call has the same name for it, and another process another name.
-        assert_eq!(served.client.open(&sleeper.place()).unwrap().0, guest);
+        assert_eq!(served.client.open(&sleeper.place()).unwrap().namespace, guest);
         let right = Place::Process { pid: sleeper.pid(), started: Some(sleeper.started()) };
-        assert_eq!(served.client.open(&right).unwrap().0, guest);
+        assert_eq!(served.client.open(&right).unwrap().namespace, guest);
         let file = Place::File(PathBuf::from(format!("/proc/{}/ns/net", sleeper.pid())));
-        assert_eq!(served.client.open(&file).unwrap().0, guest);
-        assert_ne!(served.client.open(&Sleeper::start().place()).unwrap().0, guest);
+        assert_eq!(served.client.open(&file).unwrap().namespace, guest);
+        assert_ne!(served.client.open(&Sleeper::start().place()).unwrap().namespace, guest);
+    });
+}
+
+/// As the agent's unit has it: ProtectProc=invisible.
+fn hide_processes() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    run("mount --make-rprivate /; mount -t proc -o hidepid=invisible,gid=65533 proc /proc");
+    keep_only_net_admin();
+}
+
+#[test]
+fn an_agent_that_sees_no_process_of_others_is_told_when_it_was_started_and_that_it_has_ended() {
+    in_namespace(|| {
+        let served = Served::new();
+        let sleeper = Sleeper::start();
+        let (place, stat, started) = (sleeper.place(), format!("/proc/{}/stat", sleeper.pid()), sleeper.started());
+        let as_agent = || {
+            hide_processes();
+            assert!(std::fs::read(&stat).is_err(), "it is seen");
+            let process = served.client.open(&place).unwrap().process.unwrap();
+            assert_eq!(process.started(), started);
+            assert!(!process.has_ended());
+            drop(sleeper);
+            assert!(process.has_ended());
+            assert!(served.client.open(&Place::Process { pid: 1, started: Some(u64::MAX) }).is_err());
+        };
+        thread::scope(|scope| scope.spawn(as_agent).join().unwrap());
+        let file = Place::File(PathBuf::from("/proc/thread-self/ns/net"));
+        assert_eq!(served.refusal(&file).why, Why::Host);
     });
 }
 

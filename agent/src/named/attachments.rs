@@ -7,14 +7,20 @@ use std::{
     path::Path,
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use wire_net::{DualStack, LinkName, MacAddr, NetworkName};
 use wire_state::LinkPlace;
 use wire_store::Random;
 
 use crate::{
-    attach::{Attachment, AttachmentId, Folder, Found, Link, Origin, Placement, Selector, Spots, Watched, Wish},
-    guests::Running,
+    attach::{
+        Attachment, AttachmentId, Folder, Found, Link, Origin, Placement, Selector, Spots, Watched, Wish,
+        ended_for_good,
+    },
+    guests::{Place, Running},
 };
 
 /// A command about attachments.
@@ -154,6 +160,22 @@ impl Attachments {
 
     pub(super) const fn all(&self) -> &BTreeMap<AttachmentId, Attachment> {
         &self.found.attachments
+    }
+
+    /// Those whose guests are gone for good, with the reasons.
+    pub(super) fn ended_for_good(&self) -> Vec<(AttachmentId, &'static str)> {
+        // Nothing that others wait for is done while this is held.
+        let running = self.running.borrow();
+        let reason = |one: &Attachment| Some((one.id, ended_for_good(one, &running, &self.spots)?));
+        self.all().values().filter_map(reason).collect()
+    }
+
+    /// Compares documents with guests, and returns the places to be opened now, with the processes for which they are.
+    pub(super) fn place(&mut self, now: Instant) -> Vec<(Place, Option<u32>)> {
+        let running = self.running.borrow_and_update();
+        self.placement = Placement::new(&self.found.attachments, running.guests());
+        self.spots.look_for_ended(now);
+        self.spots.follow(self.placement.wanted.keys(), &running, now)
     }
 
     /// The one that is already as a new one is to be.

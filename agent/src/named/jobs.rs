@@ -4,15 +4,13 @@ use std::{collections::BTreeMap, net::IpAddr, panic::AssertUnwindSafe, time::Dur
 
 use futures::FutureExt as _;
 use tracing::error;
-use wire_kernel::OpenedGuest;
 use wire_lease::named::{Joined, Joining, Kept, MemberRecord, NetworkError, NetworkStore, PutBack, Room};
 use wire_net::{DualStack, HostId, MacAddr, NetworkName};
-use wire_state::Namespace;
 use wire_store::{LeaseStore, StoreError};
 
 use crate::{
     attach::{Attachment, AttachmentId},
-    guests::{HelperError, Place},
+    guests::{HelperError, Place, Reached},
 };
 
 /// The outcome of a job.
@@ -25,7 +23,7 @@ pub(super) enum Done {
     /// It has given a single address back.
     Released(NetworkName, Room, Result<(), NetworkError>),
     /// The helper has opened a namespace, for this process of a container.
-    Opened(Place, Option<u32>, Result<(Namespace, OpenedGuest), HelperError>),
+    Opened(Place, Option<u32>, Result<Reached, HelperError>),
     /// The networks that it is a member of in the store.
     Memberships(Result<Vec<(NetworkName, Option<Kept>)>, NetworkError>),
     /// The store was told these attachments; false if others write the same keys.

@@ -89,6 +89,9 @@ fn the_helper_for_guests_has_three_capabilities_and_a_sandbox() -> Result {
         check(lines.contains(&line), || format!("no {line}"))?;
     }
     check(!lines.iter().any(|line| line.starts_with("Environment")), || "root obeys variables of a file".to_owned())?;
+    // It opens /proc/PID/stat of other users' processes, which the agent does not see.
+    let hides = |line: &&str| line.starts_with("ProtectProc=") || line.starts_with("ProcSubset=");
+    check(!lines.iter().any(hides), || "it does not see the processes".to_owned())?;
     let socket = shipped("systemd/wire-agent-guests.socket")?;
     for line in ["SocketUser=wire-agent", "SocketMode=0600", "ListenSequentialPacket=/run/wire-agent/guests.sock"] {
         check(directives(&socket).contains(&line), || format!("no {line}"))?;

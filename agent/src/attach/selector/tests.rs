@@ -71,6 +71,8 @@ fn each_form_means_the_containers_that_it_says() {
         ("4321", &[]),
         ("pid:1234", &["process 1234"]),
         ("/proc/1234/ns/net", &["process 1234"]),
+        ("//proc/./1234//ns/net/", &["process 1234"]),
+        ("netns:///run//netns/./x", &["/run/netns/x"]),
         ("/run/netns/x", &["/run/netns/x"]),
         ("netns:/run/netns/x", &["/run/netns/x"]),
     ] {
@@ -120,6 +122,9 @@ fn what_is_kept_for_later_is_a_name_or_a_container_that_docker_knows_and_no_proc
         ("abcdefabcdef", id.clone()),
         ("id:abcdefabcdef", id),
         ("id:abcdefabcdee", None),
+        (stopped.as_str(), Some(format!("id:{}", stopped.as_str()))),
+        (&"e".repeat(64), None),
+        (&"e".repeat(63), Some(format!("name:{}", "e".repeat(63)))),
         ("cafecafecafe", Some("name:cafecafecafe".to_owned())),
         ("label:a=b", Some("label:a=b".to_owned())),
         ("pid:1234", None),
@@ -182,6 +187,8 @@ fn what_selects_nothing_is_refused_with_what_to_write() {
         ("/proc/self/ns/net", "write pid: and its number"),
         ("/proc/7/task/8/ns/net", "write pid: and its number"),
         ("netns:/proc/7/fd/3", "write pid: and its number"),
+        ("//proc/self/ns/net", "write pid: and its number"),
+        ("/./proc/7/fd/3", "write pid: and its number"),
         ("lxc:web", "lxc: is not supported"),
     ] {
         let error = text.parse::<Selector>().unwrap_err().to_string();

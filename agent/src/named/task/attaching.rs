@@ -10,8 +10,8 @@ use wire_state::{LinkPlace, Namespace};
 
 use super::NamedTask;
 use crate::{
-    attach::{Arrival, Attached, AttachmentId, Placement, Seen, Selector},
-    guests::{HelperError, Place, Running, start_of},
+    attach::{Arrival, Attached, AttachmentId, Placement, Seen},
+    guests::{HelperError, Place, Running},
     named::{
         Ground,
         attached::Containers,
@@ -128,28 +128,13 @@ impl<P: Ports> NamedTask<P> {
 
     /// Ends attachments whose guest is gone for good: a process that has ended, a container that Docker does not know any more.
     pub(super) async fn end_for_good(&mut self) {
-        let running = self.attachments.running.borrow().clone();
-        let has_ended = |guest: &Selector| match guest {
-            Selector::Id(digits) => running.has_gone(digits),
-            Selector::Process { pid, started } => {
-                let place = Place::Process { pid: *pid, started: *started };
-                matches!(self.attachments.spots.seen(&place), Seen::Gone)
-            }
-            Selector::Word(_)
-            | Selector::Name(_)
-            | Selector::Label { .. }
-            | Selector::Compose { .. }
-            | Selector::File(_) => false,
-        };
-        let all = self.attachments.all().values().filter(|one| has_ended(&one.guest));
-        let ended: Vec<(AttachmentId, String)> = all.map(|one| (one.id, one.guest.to_string())).collect();
-        for (id, guest) in ended {
+        for (id, why) in self.attachments.ended_for_good() {
             if let Err(error) = self.forget(id).await {
                 debug!(attachment = %id, error, "an attachment whose guest is gone for good stays");
                 continue;
             }
-            info!(attachment = %id, guest, "its guest is gone for good: the attachment has ended");
-            self.attachments.answer(id, &Err(format!("{guest} is gone for good")));
+            info!(attachment = %id, why, "its guest is gone for good: the attachment has ended");
+            self.attachments.answer(id, &Err(format!("its guest is gone for good: {why}")));
         }
     }
 
@@ -169,11 +154,7 @@ impl<P: Ports> NamedTask<P> {
         if self.attachments.all().values().any(|one| one.guest.asks_docker()) {
             self.attachments.watched.start();
         }
-        let running = self.attachments.running.borrow_and_update().clone();
-        self.attachments.placement = Placement::new(self.attachments.all(), running.guests());
-        self.attachments.spots.look_for_ended(start_of, Instant::now());
-        let wanted = self.attachments.placement.wanted.keys();
-        for (place, process) in self.attachments.spots.follow(wanted, &running, Instant::now()) {
+        for (place, process) in self.attachments.place(Instant::now()) {
             self.open(place, process);
         }
         self.attachments.clashes = self.attachments.placement.clashes(self.attachments.all(), &self.arrivals());

@@ -1,0 +1,49 @@
+//! Guests that are gone for good, with which their attachments end. Pure.
+
+use super::{Attachment, Seen, Selector, Spots};
+use crate::guests::{Place, Running};
+
+/// The reason why the guest of an attachment is gone for good; `None` if it may be there, or come again.
+pub(crate) fn ended_for_good(attachment: &Attachment, running: &Running, spots: &Spots) -> Option<&'static str> {
+    match &attachment.guest {
+        Selector::Id(digits) => running.has_gone(digits).then_some("Docker does not know its container any more"),
+        // A document of before: its process may have ended long ago, and another one have its number.
+        Selector::Process { started: None, .. } => Some("it does not tell when its process was started"),
+        Selector::Process { pid, started } => {
+            let place = Place::Process { pid: *pid, started: *started };
+            matches!(spots.seen(&place), Seen::Gone).then_some("its process has ended")
+        }
+        Selector::Word(_)
+        | Selector::Name(_)
+        | Selector::Label { .. }
+        | Selector::Compose { .. }
+        | Selector::File(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::check::tests::document, *};
+    use crate::guests::Word;
+
+    #[test]
+    fn containers_that_are_gone_and_processes_of_which_the_start_is_not_known_end_their_attachments() {
+        let (mut all, mut running_alone) = (Running::default(), Running::default());
+        [Word::Begin, Word::Whole].into_iter().for_each(|word| all.hear(word));
+        [Word::Begin, Word::WholeOfRunning].into_iter().for_each(|word| running_alone.hear(word));
+        for (guest, running, ended) in [
+            ("pid:7", &all, Some("it does not tell when its process was started")),
+            // As it was written before it was read as a process.
+            ("netns:/proc/7/ns/net", &all, Some("it does not tell when its process was started")),
+            ("netns://proc/7/ns/net", &all, Some("it does not tell when its process was started")),
+            ("pid:7@100", &all, None),
+            ("id:aaaaaaaaaaaa", &all, Some("Docker does not know its container any more")),
+            ("id:aaaaaaaaaaaa", &running_alone, None),
+            ("name:web", &all, None),
+            ("/run/netns/x", &all, None),
+        ] {
+            let attachment = document(&format!(r#"{{"guest":"{guest}"}}"#));
+            assert_eq!(ended_for_good(&attachment, running, &Spots::default()), ended, "{guest}");
+        }
+    }
+}
