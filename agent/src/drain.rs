@@ -44,8 +44,7 @@ use crate::{
 };
 
 /// Said where devices of networks by name are left.
-const KEPT: &str =
-    "the lease and the addresses on networks by name are kept in etcd, and the rules of the firewall, since containers here may still answer there";
+const KEPT: &str = "the lease and the addresses on networks by name are kept in etcd, and the rules of the firewall, since containers here may still answer there";
 
 /// The host has not left the network, or not completely.
 #[derive(Debug, thiserror::Error)]
