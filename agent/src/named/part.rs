@@ -1,6 +1,7 @@
 //! This host's part in one network: what its devices need, and how it stands. Pure.
 
 mod askers;
+mod held;
 mod lost;
 mod others;
 mod patience;
@@ -185,27 +186,6 @@ impl Part {
             }
         };
         lack != Lack::Other
-    }
-
-    /// Notes what a job has written. True if that differs from what was held before.
-    pub(super) fn note_held(&mut self, kept: Kept, foreign: Vec<IpAddr>, now: Instant) -> bool {
-        self.pauses.reset();
-        self.take_held(kept, foreign, now)
-    }
-
-    /// The same where this host has nothing: then the pauses go on growing.
-    pub(super) fn note_nothing(&mut self, kept: Kept, now: Instant) -> bool {
-        self.take_held(kept, Vec::new(), now)
-    }
-
-    fn take_held(&mut self, kept: Kept, foreign: Vec<IpAddr>, now: Instant) -> bool {
-        self.foreign = Some(foreign);
-        (self.again, self.has_seen, self.check_at) = (None, false, Some(now + SHOWN));
-        self.trouble = Trouble::None;
-        let is_new = self.entry.held.as_ref() != Some(&kept);
-        let has_dropped = self.drop_all_but_those_of(&kept);
-        self.entry.held = Some(kept);
-        is_new || has_dropped
     }
 
     /// Puts the next job off, after one that failed.

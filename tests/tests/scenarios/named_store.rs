@@ -190,3 +190,44 @@ fn after_an_older_backup_who_joined_since_is_back_and_who_has_left_leaves_again(
     eventually(START, || nodes.iter().try_for_each(|node| node.agent.ctl(&["status"]).map(drop)))?;
     silent_soon(&nodes.each_ref())
 }
+
+/// A backup, and since then one host has given its only spare address back, and another one has got it.
+#[test]
+fn an_address_that_an_older_backup_gives_to_its_former_host_stays_with_the_new_one() -> Result {
+    let lab = lab!();
+    let (mut etcd, nodes) = cluster::<2>(&lab, V4)?;
+    let [one, two] = &nodes;
+    // Five addresses.
+    network(one, "create tiny --subnet 10.131.0.0/29")?;
+    let mut own = vec![expose_on(one, "tiny")?];
+    for name in ["a", "b", "c", "d"] {
+        one.agent.ctl(&["attach", name, "tiny", "--when-started"])?;
+    }
+    let backup = etcd.back_up()?;
+    one.agent.ctl(&["detach", "b"])?;
+    eventually(START, || {
+        own.truncate(1);
+        own.push(expose_on(two, "tiny")?);
+        Ok(())
+    })?;
+    all_reach(&[one, two], &own)?;
+    // It has been a member for some seconds then.
+    let saved = two.agent.state_dir().join("named/tiny.json");
+    eventually(START, || check(saved.exists(), || format!("{}\n{}", saved.display(), two.agent.log())))?;
+    let before = records(&etcd)?;
+    let pings = Pings::start(&one.host.namespace().path(), Some(own[0][0]), own[1][0])?;
+    pings.wait_answered()?;
+
+    etcd.restore(&backup)?;
+    etcd.restart(0)?;
+    let log = || nodes.iter().map(|node| node.agent.log()).collect::<String>();
+    let is_back = || {
+        let now = records(&etcd)?;
+        check(now == before, || format!("{before:?}\nbefore, now\n{now:?}\n{}", log()))
+    };
+    eventually(START * 3, is_back)?;
+    all_reach(&[one, two], &own)?;
+    let seen = pings.stop()?;
+    check(seen.lost().is_empty(), || format!("{:?} of {} pings were lost\n{}", seen.lost(), seen.sent, log()))?;
+    silent_soon(&[one, two])
+}

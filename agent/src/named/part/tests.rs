@@ -197,7 +197,7 @@ async fn the_other_host_that_has_an_address_is_named_and_what_a_join_has_found_c
 #[tokio::test(start_paused = true)]
 async fn a_network_that_is_full_is_asked_less_and_less_often() {
     let (mut part, random) = (joined(), wire_store::Random::seeded(1));
-    let bare = wire_lease::named::Kept { rooms: Vec::new(), ..kept(1) };
+    let bare = Kept { rooms: Vec::new(), ..kept(1) };
     for _ in 0..20 {
         part.note_nothing(bare.clone(), Instant::now());
         part.put_off(Trouble::None, &random, Instant::now());
