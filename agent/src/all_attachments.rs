@@ -141,7 +141,9 @@ pub(crate) async fn forget(etcd: EtcdFlags, host: HostId) -> Result<(), Exit> {
     let prefix = KeyPrefix::new(&etcd.etcd_prefix);
     let store = EtcdStore::open(etcd_settings(etcd)?).await?;
     tell(&store, &prefix, host, &BTreeMap::new()).await?;
-    output::answer(&format!("the attachments of {host} are forgotten; if its agent runs, it tells them again\n"))
+    output::answer(&format!(
+        "the attachments of {host} are forgotten; if its agent runs, it tells them again when it joins next, gets another lease, or lists etcd anew\n"
+    ))
 }
 
 fn row(host: HostId, publics: &BTreeSet<String>, id: AttachmentId, attachment: &Attachment) -> Value {

@@ -44,8 +44,7 @@ use crate::{
 };
 
 /// Said where devices of networks by name are left.
-const KEPT: &str =
-    "the lease and the addresses on networks by name are kept in etcd, since containers here may still answer there";
+const KEPT: &str = "the lease and the addresses on networks by name are kept in etcd, and the rules of the firewall, since containers here may still answer there";
 
 /// The host has not left the network, or not completely.
 #[derive(Debug, thiserror::Error)]
@@ -131,16 +130,19 @@ async fn run(settings: Settings) -> Result<(), Exit> {
         failures.extend(remove_from_kernel(of_networks));
     }
     let (mut networks, mut lease) = (Ok(()), Ok(()));
-    if failures.is_empty() {
+    let are_left = !failures.is_empty();
+    if are_left {
+        failures.push(KEPT.to_owned());
+    } else {
         networks = leave_networks(&settings, &state, &document).await;
         lease = release(&settings, &state).await;
-    } else {
-        failures.push(KEPT.to_owned());
     }
     failures.extend(remove_from_kernel(scope_left(&settings, &state, &document)));
-    match firewall::remove(settings.network.clone()) {
-        Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
-        Err(error) => failures.push(error.report()),
+    if !are_left {
+        match firewall::remove(settings.network.clone()) {
+            Ok(removed) => report(format_args!("firewall: {removed} tables and chains removed")),
+            Err(error) => failures.push(error.report()),
+        }
     }
     let (files, failure) = FilesLeft::of(&settings, &state);
     failures.extend(failure.map(|error| chain(&error)));

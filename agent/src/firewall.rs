@@ -29,6 +29,7 @@ use crate::{
     audit::pause_after,
     bridges::Findings,
     exit::Exit,
+    limited::within,
     other_agents::OtherRanges,
     ports::{FirewallMonitor, FirewallPort, Ports},
     pulse::Heartbeat,
@@ -57,6 +58,9 @@ const BRIDGE_GRACE: Duration = Duration::from_secs(2);
 /// The longest time that READY waits for the first round of the firewall, once everything else is ready.
 const READY_GRACE: Duration = Duration::from_secs(10);
 
+/// The longest time that the removal of all rules takes. A command that removes them has a minute in the package's scripts.
+const REMOVAL: Duration = Duration::from_secs(20);
+
 /// The loop of the packet filter.
 pub(crate) type FirewallHandle = LoopHandle<FilterShare, ()>;
 
@@ -76,6 +80,11 @@ pub(crate) fn leaving(network: NetworkName) -> (Reconciler<FirewallDataplane>, D
 /// # Errors
 /// [`Exit::FirewallLeft`] when some of them are still there, or may be.
 pub(crate) fn remove(network: NetworkName) -> Result<usize, Exit> {
+    let failure = || format!("it has not answered for {}", humantime::format_duration(REMOVAL));
+    within(REMOVAL, move || remove_all(network)).unwrap_or_else(|| Err(Exit::FirewallLeft { failure: failure() }))
+}
+
+fn remove_all(network: NetworkName) -> Result<usize, Exit> {
     let (mut reconciler, nothing) = leaving(network);
     reconciler.preview(&nothing)?;
     let report = reconciler.round(&nothing);

@@ -36,6 +36,7 @@ mod host;
 mod host_dataplane;
 mod inherited;
 mod last_known;
+mod limited;
 mod loops;
 mod machine;
 mod named;

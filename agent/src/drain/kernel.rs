@@ -1,6 +1,6 @@
 //! Our entries in the kernel, and their removal in a bounded time.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::time::Duration;
 
 use wire_backends::Segment;
 use wire_kernel::{KernelDataplane, RouteForm};
@@ -8,12 +8,12 @@ use wire_net::{LinkName, chain};
 use wire_state::{DataplaneError, Marks, PerNamespace, Reconciler, Scope};
 
 use crate::{
-    docker_opts::SubnetEnv, files::RealDisk, host_dataplane::HostDataplane, named::Document, output::report,
-    settings::Settings, state::State,
+    docker_opts::SubnetEnv, files::RealDisk, host_dataplane::HostDataplane, limited::within, named::Document,
+    output::report, settings::Settings, state::State,
 };
 
-/// The longest time that a removal takes: it has seconds where there are thousands of entries.
-const LONGEST: Duration = Duration::from_secs(30);
+/// The longest time that a removal takes. `drain` has two, and the package gives all of it a minute (`postrm`).
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Removes all entries of ours within a scope from the kernel by one round with an empty desired state. Returns what failed.
 pub(super) fn remove_from_kernel(scope: Scope) -> Vec<String> {
@@ -33,14 +33,6 @@ pub(super) fn remove_from_kernel(scope: Scope) -> Vec<String> {
 fn round_of(scope: Scope) -> Result<(usize, Vec<String>), DataplaneError> {
     let round = kernel(scope)?.round(&PerNamespace::default());
     Ok((round.removed, round.failures.iter().map(ToString::to_string).collect()))
-}
-
-/// The outcome of something that may never end; `None` if it has not ended after this time. Then it goes on beside until the process ends.
-fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (done, outcome) = mpsc::channel();
-    // Nobody may wait any more.
-    thread::spawn(move || drop(done.send(work())));
-    outcome.recv_timeout(time).ok()
 }
 
 /// The devices of networks by name, and the ports of containers on them.
@@ -66,16 +58,4 @@ pub(super) fn scope_left(settings: &Settings, state: &State, document: &Document
 pub(super) fn kernel(scope: Scope) -> Result<Reconciler<HostDataplane>, DataplaneError> {
     let driver = HostDataplane::without_tunnels(KernelDataplane::open(RouteForm::default())?);
     Ok(Reconciler::new(driver, PerNamespace::host(scope)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_never_ends_is_waited_for_no_longer_than_is_said() {
-        let (_open, closed_later) = mpsc::channel::<()>();
-        assert_eq!(within(Duration::from_millis(1), move || closed_later.recv().is_ok()), None);
-        assert_eq!(within(LONGEST, || 7), Some(7));
-    }
 }

@@ -2,7 +2,7 @@
 //! etcd, and before a command is answered; so what etcd loses is put back from it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
@@ -36,6 +36,8 @@ pub(crate) struct Entry {
     pub(super) is_exposed: bool,
     /// The interfaces of attachments there. It takes part for them too.
     pub(super) endpoints: BTreeMap<AttachmentId, Vec<Endpoint>>,
+    /// The ports of containers whose addresses were taken away. They are not to be there, also after a restart.
+    pub(super) dropped: BTreeSet<LinkName>,
     /// The network as this host has joined it, and what it holds there; `None` before it has joined.
     pub(super) held: Option<Kept>,
 }
@@ -133,7 +135,8 @@ impl Document {
     /// The ends on this host of the links to containers.
     pub(crate) fn ports(&self) -> impl Iterator<Item = LinkName> {
         let all = self.networks.values().flat_map(|entry| &entry.endpoints);
-        all.flat_map(|(id, endpoints)| endpoints.iter().map(|endpoint| id.port(endpoint.slot)))
+        let ports = all.flat_map(|(id, endpoints)| endpoints.iter().map(|endpoint| id.port(endpoint.slot)));
+        ports.chain(self.networks.values().flat_map(|entry| entry.dropped.iter().copied()))
     }
 
     /// The names of all networks in it.
@@ -148,6 +151,7 @@ impl Document {
             for entry in self.networks.values_mut() {
                 entry.held = None;
                 entry.endpoints.values_mut().for_each(Vec::clear);
+                entry.dropped.clear();
             }
         }
         self.host = Some(host);
@@ -167,6 +171,8 @@ struct StoredEntry {
     exposed: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     attachments: BTreeMap<AttachmentId, Vec<Endpoint>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dropped: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held: Option<StoredKept>,
 }
@@ -186,7 +192,8 @@ impl Stored {
         let entry = |(name, entry): (&NetworkName, &Entry)| {
             let held = entry.held.as_ref().map(|kept| StoredKept::of(name, kept));
             let (exposed, attachments) = (entry.is_exposed, entry.endpoints.clone());
-            (name.to_string(), StoredEntry { exposed, attachments, held })
+            let dropped = entry.dropped.iter().map(ToString::to_string).collect();
+            (name.to_string(), StoredEntry { exposed, attachments, dropped, held })
         };
         Self { host: document.host, networks: document.networks.iter().map(entry).collect() }
     }
@@ -206,8 +213,14 @@ impl StoredEntry {
             warn!(network = %name, fault, "what this host holds on a network is not readable on disk: it joins anew");
             None
         });
-        Some((name, Entry { is_exposed: self.exposed, endpoints: self.attachments, held }))
+        let dropped = self.dropped.iter().filter_map(|port| port.parse().ok()).filter(is_port).collect();
+        Some((name, Entry { is_exposed: self.exposed, endpoints: self.attachments, dropped, held }))
     }
+}
+
+/// True for a name of ours: no other link is to be removed.
+fn is_port(name: &LinkName) -> bool {
+    name.as_str().starts_with("wp")
 }
 
 impl StoredKept {

@@ -1,6 +1,11 @@
 //! The transactions with the store, each in a task beside, and each safe to repeat.
 
-use std::{collections::BTreeMap, net::IpAddr, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use tracing::error;
@@ -128,9 +133,13 @@ pub(super) async fn release<S: LeaseStore>(
     Done::Released(name, room, released)
 }
 
-/// Asks the store for the networks that this host is a member of.
-pub(super) async fn memberships<S: LeaseStore>(store: NetworkStore<S>, host: HostId) -> Done {
-    let asked = tokio::time::timeout(LONGEST, store.memberships(host)).await;
+/// Asks the store for the networks that this host is a member of, but for those that are known.
+pub(super) async fn memberships<S: LeaseStore>(
+    store: NetworkStore<S>,
+    host: HostId,
+    known: BTreeSet<NetworkName>,
+) -> Done {
+    let asked = tokio::time::timeout(LONGEST, store.memberships(host, &known)).await;
     Done::Memberships(asked.unwrap_or_else(|_| Err(late())))
 }
 

@@ -1,15 +1,12 @@
 //! This host's part in one network: what its devices need, and how it stands. Pure.
 
 mod askers;
+mod held;
 mod lost;
 mod others;
+mod patience;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
@@ -19,8 +16,9 @@ use wire_net::{DualStack, HostId, LinkName, MacAddr, Mtu, Vni};
 use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
+use self::patience::Patience;
 use super::{
-    NetworkSeen, NetworkState,
+    Leased, NetworkSeen, NetworkState,
     attached::{Attached, Containers},
     document::Entry,
     filter::{self, Members},
@@ -41,8 +39,6 @@ pub(super) struct Part {
     ports: Vec<ContainerPort>,
     /// The containers whose links are desired, or are not any more.
     attached: Attached,
-    /// The ports of containers whose addresses were taken away in this run.
-    dropped: BTreeSet<LinkName>,
     members: Members,
     /// True if the packet filter was told of it in this run.
     pub(super) is_filtered: bool,
@@ -69,6 +65,13 @@ pub(super) struct Part {
     has_seen: bool,
     /// From when on they must show it.
     check_at: Option<Instant>,
+    /// The lease with which the records have shown all that this host holds, and since when.
+    shown: Option<(Leased, Instant)>,
+    /// Until when it is waited that another host gives up what this one holds, and what its containers have.
+    taken_rooms: Patience,
+    taken_addresses: Patience,
+    /// Until when the store may have rooms that this host has given back.
+    spare_until: Option<Instant>,
     pub(super) trouble: Trouble,
     /// Those who wait until the network is as wished.
     pub(super) askers: Vec<oneshot::Sender<Result<(), String>>>,
@@ -118,7 +121,6 @@ impl Part {
             computed: None,
             ports: Vec::new(),
             attached: Attached::default(),
-            dropped: BTreeSet::new(),
             members: Members::default(),
             is_filtered: false,
             after_filter: None,
@@ -134,6 +136,10 @@ impl Part {
             telling: TELLING,
             has_seen: false,
             check_at: None,
+            shown: None,
+            taken_rooms: Patience::default(),
+            taken_addresses: Patience::default(),
+            spare_until: None,
             trouble: Trouble::None,
             askers: Vec::new(),
         }
@@ -158,6 +164,7 @@ impl Part {
     pub(super) fn forget(&mut self) {
         let mut entry = Entry { held: None, ..std::mem::take(&mut self.entry) };
         entry.endpoints.values_mut().for_each(Vec::clear);
+        entry.dropped.clear();
         *self = Self {
             is_filtered: self.is_filtered,
             askers: std::mem::take(&mut self.askers),
@@ -187,18 +194,6 @@ impl Part {
         lack != Lack::Other
     }
 
-    /// Notes what a job has written. True if that differs from what was held before.
-    pub(super) fn note_held(&mut self, kept: Kept, foreign: Vec<IpAddr>, now: Instant) -> bool {
-        self.pauses.reset();
-        self.foreign = Some(foreign);
-        (self.again, self.has_seen, self.check_at) = (None, false, Some(now + SHOWN));
-        self.trouble = Trouble::None;
-        let is_new = self.entry.held.as_ref() != Some(&kept);
-        let has_dropped = self.drop_all_but_those_of(&kept);
-        self.entry.held = Some(kept);
-        is_new || has_dropped
-    }
-
     /// Puts the next job off, after one that failed.
     pub(super) fn put_off(&mut self, trouble: Trouble, random: &wire_store::Random, now: Instant) {
         self.trouble = trouble;
@@ -222,8 +217,9 @@ impl Part {
     /// an event: etcd's answer, a lease, the end of another time.
     pub(super) fn next_time(&self, looked: Instant) -> Option<Instant> {
         let again = self.again.filter(|_| !self.is_busy);
-        let times = [again, self.check_at, self.keep_until, self.save_at, self.tell_at];
-        times.into_iter().flatten().filter(|time| *time > looked).min()
+        let taken = [self.taken_rooms.0, self.taken_addresses.0];
+        let times = [again, self.check_at, self.keep_until, self.save_at, self.tell_at].into_iter().chain(taken);
+        times.flatten().filter(|time| *time > looked).min()
     }
 
     /// True if it is time to save the network as it is admitted. Then it is being saved from now on. What may be lost is not saved.

@@ -220,7 +220,7 @@ impl<P: Ports> NamedTask<P> {
                     }
                     // What others have now must not answer here.
                     Ok(Holding::Nothing(kept, error)) => {
-                        if part.note_held(*kept, Vec::new(), now) {
+                        if part.note_nothing(*kept, now) {
                             self.is_saved = false;
                         }
                         part.put_off(Trouble::Fault(chain(&error)), &random, now);

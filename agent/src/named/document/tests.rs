@@ -9,7 +9,8 @@ use crate::{
 fn document() -> Document {
     let mut kept = kept(1);
     kept.rooms.push(Room::Address([10, 128, 9, 9].into(), MacAddr::of_container([10, 128, 9, 9].into())));
-    let joined = Entry { is_exposed: true, held: Some(kept), ..Entry::default() };
+    let dropped = ["wp000000aa".parse().unwrap()].into();
+    let joined = Entry { is_exposed: true, held: Some(kept), dropped, ..Entry::default() };
     let waiting = Entry { is_exposed: true, held: None, ..Entry::default() };
     Document { host: Some(host(1)), networks: [(app(), joined), ("later".parse().unwrap(), waiting)].into() }
 }
@@ -50,7 +51,7 @@ fn an_entry_that_makes_no_sense_joins_anew_and_harms_no_other() {
         assert!(text.contains(from), "{text}");
         fs::write(file.path(), text.replace(from, to)).unwrap();
         let loaded = file.load(&RealDisk).unwrap();
-        assert_eq!(loaded.networks[&app()], Entry { is_exposed: true, held: None, ..Entry::default() });
+        assert_eq!(loaded.networks[&app()], Entry { held: None, ..document().networks[&app()].clone() });
         assert_eq!(loaded.networks.len(), 2);
     }
 }
@@ -60,6 +61,7 @@ fn a_clone_holds_nothing_of_what_its_original_holds() {
     let mut own = document();
     own.belong_to(host(1));
     assert_eq!(own, document());
+    assert_eq!(own.ports().map(|port| port.to_string()).collect::<Vec<_>>(), ["wp000000aa"]);
     own.networks.insert("gone".parse().unwrap(), Entry { held: Some(kept(1)), ..Entry::default() });
     own.belong_to(host(2));
     assert_eq!(own.holder(), Some(host(2)));

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use tokio::time::Instant;
 use wire_lease::named::Kept;
 use wire_net::LinkName;
 
 use super::Part;
-use crate::attach::Endpoint;
+use crate::{attach::Endpoint, named::Leased};
 
 impl Part {
     /// Takes the addresses of containers away that are in none of this host's rooms, or are its own now. True if there were any.
@@ -19,7 +20,7 @@ impl Part {
 
     /// The ports of containers whose addresses were taken away, and that have no others yet.
     pub(in crate::named) fn dropped_ports(&self) -> BTreeSet<LinkName> {
-        let mut dropped = self.dropped.clone();
+        let mut dropped = self.entry.dropped.clone();
         for (id, endpoints) in &self.entry.endpoints {
             for endpoint in endpoints {
                 dropped.remove(&id.port(endpoint.slot));
@@ -28,20 +29,23 @@ impl Part {
         dropped
     }
 
-    /// Takes the addresses of containers away that another host has claimed before this one had the block around them. True if there were any.
-    pub(in crate::named) fn drop_lost(&mut self) -> bool {
+    /// Takes the addresses of containers away that another host has claimed before this one had the block around them, unless that host may be about
+    /// to give them back. True if there were any.
+    pub(in crate::named) fn drop_lost(&mut self, leased: Leased, now: Instant) -> bool {
         let Some(network) = self.admitted.clone() else { return false };
         let own = self.own;
         let is_lost = |endpoint: &Endpoint| endpoint.addresses.iter().any(|(_, it)| network.is_lost_to_older(own, *it));
-        self.drop_endpoints(is_lost)
+        let are_lost = self.entry.endpoints.values().flatten().any(is_lost);
+        !self.bears_with_addresses(are_lost, leased, now) && self.drop_endpoints(is_lost)
     }
 
     fn drop_endpoints(&mut self, is_lost: impl Fn(&Endpoint) -> bool) -> bool {
         let mut has_dropped = false;
+        self.entry.dropped = self.dropped_ports();
         for (id, endpoints) in &mut self.entry.endpoints {
             let lost = endpoints.extract_if(.., |endpoint| is_lost(endpoint)).map(|endpoint| id.port(endpoint.slot));
             for port in lost {
-                self.dropped.insert(port);
+                self.entry.dropped.insert(port);
                 has_dropped = true;
             }
         }
@@ -85,7 +89,7 @@ mod tests {
             Endpoint { slot, holder: None, addresses, mac: MacAddr::of_container(v4), attached: None }
         };
         let endpoints = [(ID, (0..).zip(last).map(endpoint).collect())].into();
-        Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)), endpoints })
+        Part::new(host(1), Entry { is_exposed: true, held: Some(kept(1)), endpoints, ..Entry::default() })
     }
 
     fn left(part: &Part) -> Vec<u16> {
@@ -114,9 +118,27 @@ mod tests {
             let origin = Origin { create_revision: Revision(revision), mod_revision: Revision(revision), lease: None };
             let stored = Stored { record: Arc::new(record), origin };
             records.addresses.insert(AddressKey { network: app(), address }, stored);
-            part.admit(&admitted(&records), tokio::time::Instant::now());
-            assert_eq!(part.drop_lost(), slots.len() == 1);
+            let now = Instant::now();
+            part.admit(&admitted(&records), now);
+            assert_eq!(part.drop_lost(Leased::Not, now), slots.len() == 1);
             assert_eq!(left(&part), slots, "{revision}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_a_backup_has_brought_back_takes_no_address_unless_it_stays() {
+        let (mut part, mut records) = (with(&[40]), records(&[1, 2]));
+        let address = [10, 128, 1, 40].into();
+        let record = AddressRecord { host: host(2), mac: MacAddr::of_container(address) };
+        let origin = Origin { create_revision: Revision(0), mod_revision: Revision(0), lease: None };
+        records.addresses.insert(AddressKey { network: app(), address }, Stored { record: Arc::new(record), origin });
+        let leased = Leased::With(None);
+        part.note_lease(leased, Instant::now());
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        part.admit(&admitted(&records), Instant::now());
+        let begun = Instant::now();
+        assert!(!part.drop_lost(leased, begun));
+        tokio::time::sleep_until(part.next_time(begun).unwrap()).await;
+        assert!(part.drop_lost(leased, Instant::now()));
     }
 }

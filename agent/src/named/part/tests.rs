@@ -204,3 +204,18 @@ async fn the_other_host_that_has_an_address_is_named_and_what_a_join_has_found_c
     part.note_lack(None, Instant::now());
     assert_eq!(part.other_holder(address(40)), None, "the records show that nobody has it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_is_full_is_asked_less_and_less_often() {
+    let (mut part, random) = (joined(), wire_store::Random::seeded(1));
+    let bare = Kept { rooms: Vec::new(), ..kept(1) };
+    for _ in 0..20 {
+        part.note_nothing(bare.clone(), Instant::now());
+        part.put_off(Trouble::None, &random, Instant::now());
+    }
+    let asked = Instant::now();
+    let slow = part.again.unwrap();
+    part.note_held(kept(1), Vec::new(), asked);
+    part.put_off(Trouble::None, &random, asked);
+    assert!(part.again.unwrap() < slow && slow > asked + Duration::from_secs(3), "{:?}", slow - asked);
+}

@@ -28,7 +28,7 @@ impl<P: Ports> NamedTask<P> {
             part.entry.endpoints.retain(|id, _| self.attachments.all().contains_key(id));
             self.is_saved &= before == part.entry.endpoints.len();
         }
-        self.is_saved &= !part.drop_lost();
+        self.is_saved &= !part.drop_lost(ground.leased, Instant::now());
         let ids: Vec<AttachmentId> = part.entry.endpoints.keys().copied().collect();
         for id in ids {
             let Some(attachment) = self.attachments.all().get(&id).cloned() else { continue };
@@ -110,12 +110,27 @@ impl<P: Ports> NamedTask<P> {
         if !part.entry.is_wanted() || !part.is_free(Instant::now()) {
             return;
         }
-        let Some((store, Leased::With(_))) = self.store() else { return };
+        if !matches!(self.store(), Some((_, Leased::With(_)))) {
+            return;
+        }
         // From now on nobody is given it.
         if let Some(kept) = part.entry.held.as_mut() {
             kept.rooms.retain(|held| *held != room);
         }
-        (part.is_busy, self.is_saved) = (true, false);
+        self.is_saved = false;
+        self.begin_to_release(name, part, ground, room);
+    }
+
+    /// Begins to give a block or an address back that this host does not hold any more.
+    pub(super) fn begin_to_release(
+        &mut self,
+        name: &NetworkName,
+        part: &mut Part,
+        ground: &Ground<P::Store>,
+        room: Room,
+    ) {
+        let Some((store, _)) = self.store() else { return };
+        part.is_busy = true;
         let otherwise = Done::Released(name.clone(), room, Err(late()));
         self.begin(otherwise, jobs::release(store, name.clone(), ground.host, room));
     }
@@ -156,7 +171,10 @@ impl<P: Ports> NamedTask<P> {
         let Some(part) = self.parts.get_mut(name) else { return };
         part.is_busy = false;
         if let Err(error) = released {
-            if let Some(kept) = part.entry.held.as_mut().filter(|kept| !kept.rooms.contains(&room)) {
+            // While rooms are in doubt it is found again, and nobody's containers have it.
+            let is_in_doubt = part.doubts_rooms(now);
+            let held = part.entry.held.as_mut().filter(|kept| !is_in_doubt && !kept.rooms.contains(&room));
+            if let Some(kept) = held {
                 kept.rooms.push(room);
                 self.is_saved = false;
             }

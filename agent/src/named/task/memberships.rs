@@ -29,13 +29,16 @@ impl<P: Ports> NamedTask<P> {
     pub(super) fn ask_soon(&mut self) {
         self.ask_at = Some(Instant::now() + self.ports.random().shortened(SPREAD, 1.0));
         self.telling.doubt();
+        let now = Instant::now();
+        self.parts.values_mut().for_each(|part| part.doubt_rooms(now));
     }
 
     /// Asks the store, if that is due.
     pub(super) fn ask_for_memberships(&mut self, ground: &Ground<P::Store>) {
         let Some((store, Leased::With(_))) = self.store() else { return };
         if self.ask_at.take_if(|at| *at <= Instant::now()).is_some() {
-            self.begin(Done::Memberships(Err(jobs::late())), jobs::memberships(store, ground.host));
+            let known = self.parts.keys().cloned().collect();
+            self.begin(Done::Memberships(Err(jobs::late())), jobs::memberships(store, ground.host, known));
         }
     }
 

@@ -126,6 +126,9 @@ impl<P: Ports> NamedTask<P> {
         let now = Instant::now();
         let (is_known, has_joined) = (self.records.is_some(), part.entry.held.is_some());
         let is_listed = lack.is_some();
+        if has_joined && lack == Some(None) && ground.leased != Leased::Not {
+            part.note_lease(ground.leased, now);
+        }
         let needs_job = match lack {
             Some(lack) if has_joined => part.note_lack(lack, now),
             Some(_) => true,
@@ -167,7 +170,15 @@ impl<P: Ports> NamedTask<P> {
         if part.seen().state == NetworkState::Joined && self.unsaved.is_none() {
             part.answer(&Ok(()));
         }
-        if needs_job && self.unsaved.is_none() && part.is_free(now) {
+        let bears = part.bears_with_rooms(network.as_deref(), ground.leased, now);
+        if self.unsaved.is_some() || !part.is_free(now) {
+            return false;
+        }
+        // A join would take for its own what another host may have by now.
+        let spare = network.as_deref().filter(|_| is_listed).and_then(|network| part.spare(network, now));
+        if let Some(room) = spare {
+            self.begin_to_release(name, part, ground, room);
+        } else if needs_job && !bears {
             self.begin_to_hold(name, part, ground);
         }
         false

@@ -29,6 +29,9 @@ type Documents = BTreeMap<AttachmentId, Attachment>;
 pub(super) struct Telling {
     /// `None` if it has to be compared.
     told: Option<Documents>,
+    /// The number of doubts, and those that there were when the store was asked last: what was found before a doubt does not end it.
+    doubts: u64,
+    asked: u64,
     is_busy: bool,
     again: Option<Instant>,
 }
@@ -37,6 +40,20 @@ impl Telling {
     /// Has the store compared once more.
     pub(super) fn doubt(&mut self) {
         self.told = None;
+        self.doubts += 1;
+    }
+
+    fn begin(&mut self) {
+        (self.is_busy, self.again, self.asked) = (true, None, self.doubts);
+    }
+
+    fn note(&mut self, documents: Documents, is_told: bool, now: Instant) {
+        self.is_busy = false;
+        if !is_told {
+            self.again = Some(now + TELL_AGAIN);
+        } else if self.asked == self.doubts {
+            self.told = Some(documents);
+        }
     }
 
     /// When it is to be told again, without an event.
@@ -54,7 +71,7 @@ impl<P: Ports> NamedTask<P> {
             return;
         }
         let (Some(store), Leased::With(_)) = (ground.store.clone(), ground.leased) else { return };
-        (self.telling.is_busy, self.telling.again) = (true, None);
+        self.telling.begin();
         let (prefix, host, documents) = (self.prefix.clone(), ground.host, self.attachments.all().clone());
         let otherwise = Done::Told(documents.clone(), Err(late()));
         self.begin(otherwise, async move {
@@ -65,18 +82,33 @@ impl<P: Ports> NamedTask<P> {
     }
 
     pub(super) fn note_attachments_told(&mut self, documents: Documents, told: Result<bool, StoreError>) {
-        self.telling.is_busy = false;
-        match told {
-            Ok(true) => self.telling.told = Some(documents),
-            Ok(false) => self.telling.again = Some(Instant::now() + TELL_AGAIN),
-            Err(error) => {
-                debug!(error = %chain(&error), "the attachments are not told to etcd");
-                self.telling.again = Some(Instant::now() + TELL_AGAIN);
-            }
+        if let Err(error) = &told {
+            debug!(error = %chain(error), "the attachments are not told to etcd");
         }
+        self.telling.note(documents, told.unwrap_or(false), Instant::now());
     }
 }
 
 const fn late() -> StoreError {
     StoreError::Unavailable { operation: "transaction", source: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubt_that_comes_while_the_store_is_told_has_it_compared_once_more() {
+        let (mut telling, now) = (Telling::default(), Instant::now());
+        telling.begin();
+        telling.doubt();
+        telling.note(Documents::new(), true, now);
+        assert!(telling.told.is_none() && !telling.is_busy && telling.next_time().is_none());
+        telling.begin();
+        telling.note(Documents::new(), true, now);
+        assert!(telling.told.is_some());
+        telling.begin();
+        telling.note(Documents::new(), false, now);
+        assert_eq!(telling.next_time(), Some(now + TELL_AGAIN));
+    }
 }

@@ -341,15 +341,18 @@ async fn memberships<S: LeaseStore>(store: &S) {
         networks.join(&named(name), &joining(41, lease)).await.unwrap();
     }
     networks.join(&named("m1"), &joining(42, lease)).await.unwrap();
+    let none = BTreeSet::new();
     let valid = |found: Vec<(NetworkName, Option<Kept>)>| -> Vec<(String, bool)> {
         found.into_iter().map(|(name, kept)| (name.to_string(), kept.is_some())).collect()
     };
-    assert_eq!(valid(networks.memberships(host(42)).await.unwrap()), [("m1".to_owned(), true)]);
-    assert_eq!(valid(networks.memberships(host(43)).await.unwrap()), []);
+    assert_eq!(valid(networks.memberships(host(42), &none).await.unwrap()), [("m1".to_owned(), true)]);
+    assert_eq!(valid(networks.memberships(host(43), &none).await.unwrap()), []);
     let write = Write::Put { key: "/n/wire/networks/m2".into(), value: b"{".to_vec(), lease: None };
     store.commit(Txn { when: Vec::new(), then: vec![write] }).await.unwrap();
-    let both = valid(networks.memberships(host(41)).await.unwrap());
+    let both = valid(networks.memberships(host(41), &none).await.unwrap());
     assert_eq!(both, [("m1".to_owned(), true), ("m2".to_owned(), false)]);
+    let others = valid(networks.memberships(host(41), &[named("m1")].into()).await.unwrap());
+    assert_eq!(others, [("m2".to_owned(), false)], "what is known is not asked for");
     for name in ["m1", "m2"] {
         networks.remove(&named(name), true).await.unwrap();
     }
