@@ -41,7 +41,7 @@ fn all_hosts_see_what_is_attached_anywhere_and_what_is_forged_attaches_nothing()
     ctl(&nodes[0], "attach one app --when-started")?;
     ctl(&nodes[1], "attach two app --when-started")?;
     for node in &nodes {
-        shows(node, &["one", "two"])?;
+        shows(node, &["name:one", "name:two"])?;
     }
     let table = ctl(&nodes[1], "attachments --all")?;
     check(table.contains(&nodes[0].host.v4().to_string()) && table.contains("one"), || table.clone())?;
@@ -51,7 +51,7 @@ fn all_hosts_see_what_is_attached_anywhere_and_what_is_forged_attaches_nothing()
     ctl(&nodes[0], "attach three app --when-started")?;
     ctl(&nodes[0], "detach one")?;
     etcd.restart(0)?;
-    shows(&nodes[1], &["three", "two"])?;
+    shows(&nodes[1], &["name:three", "name:two"])?;
 
     // Somebody writes in the name of a host, and what is no attachment.
     let folder = |host: &str| format!("{}/wire/attachments/{host}", Etcd::PREFIX);
@@ -62,23 +62,23 @@ fn all_hosts_see_what_is_attached_anywhere_and_what_is_forged_attaches_nothing()
     let other = id.chars().rev().collect::<String>();
     etcd.put(&format!("{}/{other}", folder(&own)), &forged.replace(&id, &other))?;
     etcd.put(&format!("{}/0000000000000001", folder(&own)), "{")?;
-    shows(&nodes[1], &["forged", "three", "two"])?;
+    shows(&nodes[1], &["name:forged", "name:three", "name:two"])?;
     nodes[0].agent.kill();
     nodes[0].agent.restart()?;
     nodes[0].agent.wait_ready(START)?;
-    shows(&nodes[1], &["three", "two"])?;
+    shows(&nodes[1], &["name:three", "name:two"])?;
     let here = json(&nodes[0], "attachments")?;
-    check(here.as_array().is_some_and(|all| all.len() == 1 && all[0]["guest"] == "three"), || here.to_string())?;
+    check(here.as_array().is_some_and(|all| all.len() == 1 && all[0]["guest"] == "name:three"), || here.to_string())?;
     silent_soon(&nodes.each_ref())?;
 
     // One drains, the other is gone for good.
     nodes[0].agent.terminate()?;
     let drained = nodes[0].agent.run_with_its_flags("drain")?;
     check(drained.status.success(), || format!("{drained:?}"))?;
-    shows(&nodes[1], &["two"])?;
+    shows(&nodes[1], &["name:two"])?;
     let gone = identity(&nodes[1])?;
     nodes[1].agent.kill();
-    shows(&nodes[1], &["two"])?;
+    shows(&nodes[1], &["name:two"])?;
     ctl(&nodes[1], &format!("attachments --forget {gone}"))?;
     shows(&nodes[1], &[])?;
     let left = etcd.list(&folder(""))?;
