@@ -53,7 +53,7 @@ impl FolderItem for Told {
     }
 }
 
-/// What the store has of one host: keys of attachments, and not many more than it can have.
+/// The keys of a host's attachments in the store, and not many more than it can have.
 #[derive(Default)]
 struct OfHost(Vec<KeyValue>);
 

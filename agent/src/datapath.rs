@@ -43,7 +43,7 @@ const AUDIT_AGAIN: Duration = Duration::from_secs(5);
 
 /// The pause before the next round, if the last one has not reached the desired state.
 const RETRY: Duration = Duration::from_secs(1);
-/// The same where all that failed concerns nothing else: each try reads the whole kernel.
+/// The pause after failures that concern nothing else: each try reads the whole kernel.
 const RETRY_APART: Duration = Duration::from_secs(15);
 
 /// The shortest pause between a notification and the round that follows: changes within this time need one read. The pause grows with the

@@ -295,7 +295,7 @@ fn file(text: &str) -> Result<Selector, SelectorError> {
     }
     // Without what changes nothing: `//`, `/./`.
     let path: PathBuf = Path::new(text).components().collect();
-    // What is there belongs to a process, whose number is another one's later.
+    // The number of a process is another one's later.
     let Ok(of_process) = path.strip_prefix("/proc") else { return Ok(Selector::File(path)) };
     match of_process.to_str().and_then(|path| path.split_once('/')) {
         Some((pid, "ns/net")) if pid.parse::<u32>().is_ok() => process(pid),

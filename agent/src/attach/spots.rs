@@ -51,7 +51,7 @@ struct Spot {
     watched: Option<Process>,
     state: State,
     is_opening: bool,
-    /// How often the helper was late, one time after the other.
+    /// The helper's late answers since its last timely one.
     late: u32,
     /// When it is asked for again.
     again: Option<Instant>,
