@@ -57,6 +57,7 @@ pub(crate) async fn run(networks: Vec<Settings>) -> Result<(), Exit> {
     let mut beside = JoinSet::new();
     beside.spawn(check_health(health, overview.clone()));
     let watchdogs = members.iter().map(|member| member.watchdog.clone()).collect();
+    let ports: Vec<System> = members.iter().map(|member| member.ports.clone()).collect();
     let (systemd, seen) = (Systemd, overview.clone());
     beside.spawn(async move { notify::follow(&systemd, seen, watchdogs).await });
     let result = tokio::select! {
@@ -68,6 +69,9 @@ pub(crate) async fn run(networks: Vec<Settings>) -> Result<(), Exit> {
     notify::stopping(&Systemd);
     if result.is_ok() {
         info!("ending; traffic and lease stay as they are");
+    }
+    for ports in ports {
+        ports.loops_ended().await;
     }
     result
 }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -41,7 +41,14 @@ pub(crate) struct System {
     random: Random,
     /// The descriptors of an earlier run, until a driver takes them.
     kept: Arc<Mutex<Kept>>,
+    /// The threads of loops.
+    loops: Arc<Mutex<Vec<thread::JoinHandle<()>>>>,
 }
+
+/// How long a run waits for its loops in the end.
+const LOOPS_END: Duration = Duration::from_secs(1);
+/// How often it looks for their ends.
+const LOOK: Duration = Duration::from_millis(1);
 
 impl System {
     /// The ports of this host. `kept` are the descriptors of an earlier run of the agent.
@@ -51,6 +58,22 @@ impl System {
             network,
             random: Random::of_system(),
             kept: Arc::new(Mutex::new(kept)),
+            loops: Arc::default(),
+        }
+    }
+
+    /// Waits until all loops have ended, at most for a second: a packet that a tunnel has in its hands is sent before the process ends.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn loops_ended(&self) {
+        let all_ended = || {
+            let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+            loops.iter().all(thread::JoinHandle::is_finished)
+        };
+        let limit = Instant::now() + LOOPS_END;
+        while !all_ended() && Instant::now() < limit {
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
@@ -173,7 +196,10 @@ impl Ports for System {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let span = Span::current();
         let run = move || runtime.block_on(async { make().await }.instrument(span));
-        thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        let started = thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        loops.retain(|earlier| !earlier.is_finished());
+        loops.push(started);
         Ok(())
     }
 
@@ -294,5 +320,32 @@ impl FirewallPort for SystemFirewall {
 impl FirewallMonitor for wire_firewall::FirewallMonitor {
     async fn changed(&mut self) -> Result<(), DataplaneError> {
         Self::changed(self).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_waits_for_what_its_loops_have_in_hand_and_not_for_ever() {
+        let (system, done) = (System::default(), Arc::new(AtomicBool::new(false)));
+        let (handle, told) = oneshot::channel::<()>();
+        let seen = done.clone();
+        let until_told = async move {
+            let _ = told.await;
+            thread::sleep(LOOK * 20);
+            seen.store(true, Ordering::Relaxed);
+        };
+        system.start_loop("ends", move || until_told).unwrap();
+        drop(handle);
+        system.loops_ended().await;
+        assert!(done.load(Ordering::Relaxed));
+        system.start_loop("hangs", std::future::pending::<()>).unwrap();
+        system.loops_ended().await;
     }
 }

@@ -9,6 +9,9 @@ use crate::{
     cluster::{START, V4},
 };
 
+/// The longest pause between two tries at what cannot be made.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
 #[test]
 fn a_container_in_which_no_link_can_be_made_says_so_and_stops_no_other() -> Result {
     let lab = lab!();
@@ -40,7 +43,7 @@ fn a_container_in_which_no_link_can_be_made_says_so_and_stops_no_other() -> Resu
         let all = states(node)?;
         check(all.iter().all(|(_, state)| state == "attached"), || format!("{all:?}\n{}", node.agent.log()))
     };
-    eventually(START, is_made)?;
+    eventually(LONGEST_PAUSE + START, is_made)?;
     eventually(START, || bad.pings(own[0]))?;
     silent(&sites)
 }
