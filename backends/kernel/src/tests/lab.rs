@@ -137,7 +137,7 @@ impl Lab {
     }
 
     pub(crate) fn reconciler(&self, form: RouteForm) -> HostReconciler {
-        self.reconciler_of(form, &Family::ALL)
+        HostReconciler::new(form, self.scope())
     }
 
     pub(crate) fn reconciler_of(&self, form: RouteForm, families: &[Family]) -> HostReconciler {
