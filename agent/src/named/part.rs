@@ -5,6 +5,7 @@ mod held;
 mod lost;
 mod others;
 mod patience;
+mod settled;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 

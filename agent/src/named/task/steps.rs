@@ -28,6 +28,7 @@ const LISTED: Duration = Duration::from_secs(5);
 impl<P: Ports> NamedTask<P> {
     /// Compares what is wished with what is there, and begins what is to be done.
     pub(super) async fn look(&mut self) {
+        let begun = Instant::now();
         let is_same = self.step_on_ground();
         let Some(ground) = self.ground.clone() else { return };
         self.end_for_good().await;
@@ -46,11 +47,12 @@ impl<P: Ports> NamedTask<P> {
         let is_late = self.known_at.is_some_and(|at| at <= Instant::now());
         let known = || self.known.clone().filter(|_| ground.store.is_none() || is_late);
         if let Some(records) = listed.clone().or_else(known) {
+            self.due.note_records(self.records.as_ref(), &records);
             self.admission.update(&records, &ground.occupied);
             self.records = Some(records);
         }
-        let names: Vec<NetworkName> = self.parts.keys().cloned().collect();
-        for name in names {
+        self.due.note_state(listed.is_some(), self.unsaved.is_some());
+        for name in self.due.take(self.parts.iter(), begun) {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             part.again = part.again.filter(|again| *again > Instant::now());
             if part.entry.is_wanted() {
@@ -78,6 +80,9 @@ impl<P: Ports> NamedTask<P> {
 
     /// Takes over what the networks stand on. True if the store is the one that it was.
     fn step_on_ground(&mut self) -> bool {
+        if self.stood_on.has_changed().unwrap_or_default() {
+            self.due.note_all();
+        }
         let Some(ground) = self.stood_on.borrow_and_update().clone() else { return false };
         let before = self.ground.replace(ground.clone());
         if before.as_ref().is_none_or(|before| before.host != ground.host) {
