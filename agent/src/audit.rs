@@ -10,10 +10,10 @@ use wire_state::{
 
 use crate::ports::{NetworkPort, Ports};
 
-/// A comparison of everything takes at most this share of the time: one part in so many. Among 64 000 peers it takes half a second.
+/// Comparisons of everything take at most one part in so many of the time. Among 64 000 peers, one takes half a second.
 const PARTS: u32 = 250;
 
-/// The pause after a comparison of everything that took so long, if the usual pause is `period`.
+/// The pause after a comparison of everything that took this time: `period`, or longer.
 pub(crate) fn pause_after(took: Duration, period: Duration) -> Duration {
     period.max(took * PARTS)
 }
@@ -25,7 +25,8 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Starts one, of the host's namespace; `None` if a part of the state is in the driver, as that of our own tunnels is.
+    /// Starts to compare the host's namespace. `None` if that is not all of the state: what our own tunnels hold is in the driver, and containers'
+    /// namespaces are read by the loop.
     pub(crate) fn start<P: Ports>(
         ports: &P,
         driver: &mut P::Network,

@@ -35,7 +35,7 @@ use crate::{
 /// The interval at which everything is read and compared, even without a notification. It grows where that takes long ([`pause_after`]).
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// The same while there are links in containers: nothing is heard of changes there.
+/// The same interval while there are links in containers: changes there cause no notification.
 const PERIOD_OF_GUESTS: Duration = Duration::from_secs(30);
 
 /// The pause before everything is compared again, if the kernel could not be read while the loop changed it.
@@ -58,13 +58,13 @@ pub(crate) type NetworkHandle = LoopHandle<NetworkShare, Outcome>;
 pub(crate) struct NetworkShare {
     pub(crate) desired: Arc<PerNamespace<DesiredNet>>,
     pub(crate) scope: Scope,
-    /// The devices without which the network is usable nonetheless ([`wire_backends::Backend::spare`]).
+    /// The devices that the network can do without ([`wire_backends::Backend::spare`]).
     pub(crate) spare: BTreeSet<LinkName>,
     /// The containers' namespaces that it has links in.
     pub(crate) guests: BTreeMap<Namespace, GuestShare>,
     /// The subnets that hosts lease, if it is a flat network.
     pub(crate) subnets: Option<Subnets>,
-    /// The revision of the leases from which it was computed, if it was.
+    /// The revision of the leases from which it was computed; `None` if it does not follow from leases.
     pub(crate) revision: Option<Revision>,
 }
 
@@ -126,7 +126,8 @@ impl<P: Ports> NetworkLoop<P> {
         }
     }
 
-    /// Has the driver take the containers' namespaces that are new, and give up those that are not wanted any more: an open one exists on.
+    /// Gives new namespaces of containers to the driver, and takes away those that are not wanted any more: a namespace exists for as long as it is
+    /// open.
     fn follow_guests(&mut self, shares: &Shares<NetworkShare>) {
         let wanted: BTreeMap<Namespace, &Opened> = shares
             .values()

@@ -86,8 +86,8 @@ pub(crate) struct StartError {
     pub(crate) source: io::Error,
 }
 
-/// Starts a loop. Nothing is written before the first share is set. With a `heartbeat`, the watchdog notices a loop that blocks, since it answers
-/// only while the loop waits. A loop without one may block for any time.
+/// Starts a loop. Nothing is written or compared before the first share is set. With a `heartbeat`, the watchdog notices a loop that blocks, since
+/// its questions are answered only while the loop waits. A loop without one may block for any time.
 ///
 /// # Errors
 /// When no runtime or no thread can be created.
@@ -130,7 +130,7 @@ impl<S, O: Clone> LoopHandle<S, O> {
         number
     }
 
-    /// Takes the share of a network away, of which nothing is on the host any more.
+    /// Takes away the share of a network that has nothing on the host any more.
     pub(crate) fn forget(&self, network: &NetworkName) {
         self.wanted.send_modify(|wanted| {
             wanted.shares.remove(network);

@@ -1,4 +1,4 @@
-//! Guests that are gone for good, with which their attachments end. Pure.
+//! Finds guests that are gone for good: their attachments end with them. Pure.
 
 use super::{Attachment, Seen, Selector, Spots};
 use crate::guests::{Place, Running};
@@ -7,7 +7,7 @@ use crate::guests::{Place, Running};
 pub(crate) fn ended_for_good(attachment: &Attachment, running: &Running, spots: &Spots) -> Option<&'static str> {
     match &attachment.guest {
         Selector::Id(digits) => running.has_gone(digits).then_some("Docker does not know its container any more"),
-        // A document of before: its process may have ended long ago, and another one have its number.
+        // An earlier version wrote it: the process may have ended long ago, and another one may have its number now.
         Selector::Process { started: None, .. } => Some("it does not tell when its process was started"),
         Selector::Process { pid, started } => {
             let place = Place::Process { pid: *pid, started: *started };

@@ -21,8 +21,8 @@ const LONGEST: usize = 1024;
 /// Which containers or namespaces are meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Selector {
-    /// As it is written: a container's name, else the beginning of its id, else a process. It is kept as that which it means when it is attached
-    /// ([`Selector::found`]), so that it never means another one later.
+    /// A bare word: a container's name, else the beginning of its id, else the number of a process. The selector of what it means when
+    /// it is given is kept in its place ([`Selector::found`], [`Selector::later`]), so that it never means anything else later.
     Word(String),
     /// `name:NAME`: a container's name and nothing else.
     Name(String),
@@ -65,7 +65,7 @@ pub(crate) enum SelectorError {
     Kind(String),
 }
 
-/// Two containers are meant where one can be.
+/// A selector of one container that fits two.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{selector} means both {one} and {other}: give more digits of the id, or the name")]
 pub(crate) struct Ambiguous {
@@ -88,7 +88,7 @@ impl Selector {
         }
     }
 
-    /// True if both are written for the same, perhaps in different words.
+    /// True if both select the same, perhaps in different words.
     pub(crate) fn is_for_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Word(one) | Self::Name(one), Self::Word(other) | Self::Name(other)) => one == other,
@@ -111,7 +111,7 @@ impl Selector {
     /// The selector as it is kept, and the first guest that it means; `None` if none is there.
     ///
     /// # Errors
-    /// When it can be only one, and two are meant.
+    /// When it is a selector of one container, and fits two.
     pub(crate) fn found(self, guests: &BTreeMap<ContainerId, Guest>) -> Result<Option<(Self, Place)>, Ambiguous> {
         let first = self.places(guests)?.into_iter().next();
         let name = |id: &ContainerId| guests.get(id).map(|guest| guest.name.clone());
@@ -139,14 +139,14 @@ impl Selector {
         Ok(first.map(|place| (kept, place)))
     }
 
-    /// The selector as it is kept for guests that may be there later; `None` if there can be none.
+    /// The selector as it is kept for guests that may start later; `None` if none ever can.
     pub(crate) fn later(&self, running: &Running) -> Option<Self> {
         match self {
             Self::Word(word) => {
                 let is_named = running.guests().values().any(|guest| guest.name == *word);
                 match running.known(word).next() {
                     Some(id) if is_id(word) && !is_named => Some(Self::Id(id.as_str().to_owned())),
-                    // A whole id, of a container that is gone: nobody is ever called so.
+                    // A whole id, of a container that is gone: no other one ever has it.
                     Some(_) | None if word.len() == WHOLE && is_id(word) && !is_named => None,
                     Some(_) | None => Some(Self::Name(word.clone())),
                 }
@@ -166,10 +166,10 @@ impl Selector {
         }
     }
 
-    /// Whose namespaces are meant of the containers that run.
+    /// The places that it selects now: of containers, those that run.
     ///
     /// # Errors
-    /// When it can be only one, and two are meant.
+    /// When it is a selector of one container, and fits two.
     pub(crate) fn places(&self, guests: &BTreeMap<ContainerId, Guest>) -> Result<BTreeSet<Place>, Ambiguous> {
         let with = |is_it: &dyn Fn(&Guest) -> bool| guests.values().filter(|guest| is_it(guest)).collect::<Vec<_>>();
         let labelled =

@@ -10,24 +10,24 @@ use wire_state::Namespace;
 use super::watched::instances;
 use crate::guests::{HelperError, Place, Process, Reached, Running, Why};
 
-/// The time between two looks at a namespace of which nobody tells the end, and at one that is not there.
+/// The interval at which a namespace is looked at that is not there, or whose end nobody reports.
 const LOOK: Duration = Duration::from_secs(1);
-/// The pause before one is asked for again that could not be opened.
+/// The pause before a namespace that could not be opened is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
-/// The longest pause before one is asked for again for which the helper was late.
+/// The longest pause before a namespace is asked for again, after the helper was late with it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The most that are being opened at a time: the others wait.
+/// The most namespaces that are being opened at the same time. The others wait.
 const AT_A_TIME: usize = 4;
 
-/// The sockets and files that were opened in a namespace. It exists for as long as a copy of this is kept.
+/// The sockets and files that were opened in a namespace. The namespace exists for as long as a copy of this is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Opened(Arc<OpenedGuest>);
 
 impl Opened {
-    /// Its descriptors once more.
+    /// Duplicates of its descriptors.
     ///
     /// # Errors
-    /// When there are too many.
+    /// When the process has too many open descriptors.
     pub(crate) fn descriptors(&self) -> io::Result<OpenedGuest> {
         self.0.try_clone()
     }
@@ -45,9 +45,9 @@ pub(crate) struct Spots(BTreeMap<Place, Spot>);
 
 #[derive(Debug)]
 struct Spot {
-    /// The process for which it is, of a container.
+    /// The container's process that the namespace is of; `None` for other places.
     process: Option<u32>,
-    /// The same, as the helper passed it.
+    /// The process whose file the helper passed, by which its end is noticed.
     watched: Option<Process>,
     state: State,
     is_opening: bool,
@@ -170,7 +170,7 @@ impl Spots {
         }
     }
 
-    /// The next time at which one is to be opened without an event.
+    /// The next time at which a place is to be opened though nothing was reported.
     pub(crate) fn next_time(&self) -> Option<Instant> {
         self.0.values().filter(|spot| !spot.is_opening).filter_map(|spot| spot.again).min()
     }

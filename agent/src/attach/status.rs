@@ -14,18 +14,18 @@ use crate::guests::{ContainerId, Guest, Place};
 /// The state of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// No container is there that it is for.
+    /// None of its containers is there, or one of them does not have its interface yet.
     Waiting,
     /// It is in all of these.
     Attached(BTreeSet<Namespace>),
-    /// It cannot be made, for this reason; perhaps in one of several containers.
+    /// It cannot be made, for this reason. If it is for several containers, perhaps in one of them alone.
     Blocked(String),
 }
 
-/// The answer of the helper to the request for the namespace of a place.
+/// The helper's answer when it was asked to open the namespace of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// Its namespace, in which the interfaces are that this agent made.
+    /// Its namespace, the attachments that this agent made in it, and why it could not make others.
     Reached { namespace: Namespace, made: BTreeSet<AttachmentId>, faults: BTreeMap<AttachmentId, String> },
     /// It has ended meanwhile.
     Gone,
@@ -41,7 +41,7 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// Of those of the attachments that are known, by the containers that run.
+    /// The places of these attachments, by the containers that run.
     pub(crate) fn new(attachments: &BTreeMap<AttachmentId, Attachment>, guests: &BTreeMap<ContainerId, Guest>) -> Self {
         let mut placement = Self::default();
         for (id, attachment) in attachments {
@@ -98,7 +98,7 @@ impl Placement {
         if attached.is_empty() || is_missing { Status::Waiting } else { Status::Attached(attached) }
     }
 
-    /// Two attachments with one interface in one namespace, though by different selectors: the one with the higher id gives way.
+    /// The attachments whose interface another one has in the same namespace, by a different selector: the one with the higher id gives way.
     pub(crate) fn clashes(
         &self,
         attachments: &BTreeMap<AttachmentId, Attachment>,

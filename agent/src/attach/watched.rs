@@ -28,7 +28,7 @@ const EVENT: Duration = Duration::from_secs(1);
 /// The reason why a helper tells less than this agent asks, and the remedy.
 const OLD_HELPER: &str = "the helper is of an older package: systemctl restart wire-agent-guests.service";
 
-/// The most commands that have a guest looked at by the helper at a time: the others wait.
+/// The most commands for which the helper looks at a guest at the same time. The others wait.
 const AT_A_TIME: usize = 2;
 
 /// A guest cannot be attached now.
@@ -54,7 +54,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// With the helper of this folder of volatile files.
+    /// With the helper that listens in `run_dir`.
     pub(crate) fn new(run_dir: &Path) -> Self {
         let running = watch::Sender::new(Running::default());
         let openings = Semaphore::new(AT_A_TIME).into();
@@ -78,10 +78,10 @@ impl Watched {
         self.running.subscribe()
     }
 
-    /// The selector as it is kept, if a guest for it runs: a process by the time of its start too.
+    /// The selector as it is kept, if a guest that it selects runs. That of a process has the time of its start, too.
     ///
     /// # Errors
-    /// When none runs, it is refused, or it is not known.
+    /// When no such guest runs, the helper refuses it, or it is not known which run.
     pub(crate) async fn find(&self, selector: Selector) -> Result<Selector, FindError> {
         let mut running = self.subscribe();
         if selector.asks_docker() {
@@ -98,7 +98,7 @@ impl Watched {
     /// The selector as it is kept for a guest that may be started later.
     ///
     /// # Errors
-    /// When no such guest can be started, or that is not known.
+    /// When there can never be such a guest, or that is not known.
     pub(crate) async fn keep(&self, selector: Selector) -> Result<Selector, FindError> {
         if matches!(selector, Selector::Process { .. }) {
             return self.find(selector).await;
@@ -145,7 +145,7 @@ impl Watched {
     }
 }
 
-/// The selector with the time at which its process was started: without, it would mean a later one with that number.
+/// The selector with the time at which its process was started: without that, it would mean any later process with the same number.
 fn as_kept(selector: Selector, place: &Place, process: Option<&Process>) -> Result<Selector, FindError> {
     match (place, process) {
         (Place::Process { pid, .. }, Some(process)) => {
@@ -189,7 +189,7 @@ fn listen(helper: &Helper, running: &Weak<watch::Sender<Running>>) {
     }
 }
 
-/// The processes of the containers that run, by their places: another process is another namespace.
+/// The process of each container that runs, by its place. A container with another process than before has another namespace.
 pub(super) fn instances(running: &Running) -> BTreeMap<Place, u32> {
     running.guests().values().map(|guest| (Place::Container(guest.id.clone()), guest.pid)).collect()
 }

@@ -32,7 +32,7 @@ pub(crate) struct Helper(PathBuf);
 pub(crate) struct Reached {
     pub(crate) namespace: Namespace,
     pub(crate) opened: OpenedGuest,
-    /// The process for which it was opened: that of a container too. A file has none, and a helper of before does not tell it.
+    /// The process whose namespace it is, also of a container. A file has none, and an older helper does not tell it.
     pub(crate) process: Option<Process>,
 }
 

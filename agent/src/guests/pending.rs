@@ -1,5 +1,5 @@
-//! The requests that the helper is at. One may hang for ever, in the file system of a path, or long in Docker, and its thread with it: the agent
-//! has given it up then, and asks again. So that such threads stay few, nothing is begun that would only hang beside an earlier one.
+//! The requests that the helper is serving. One may hang, and its thread with it: for ever in the file system of a path, or long in Docker. The
+//! agent then gives it up, and asks again. So that such threads stay few, no request is begun that would only hang as an earlier one does.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

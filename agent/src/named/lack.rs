@@ -21,12 +21,12 @@ pub(super) enum Lack {
     Room(Prefix),
     /// A block or an address is another host's.
     Lost(Prefix),
-    /// A key goes with another lease of the store than this host's, or names another address of it.
+    /// A key of this host expires with another lease of the store than this host's, or names an address or port that this host had before.
     Stale,
 }
 
 impl Lack {
-    /// The first one; `None` if the store has all.
+    /// The first thing that the store lacks; `None` if it has all.
     pub(super) fn of(name: &NetworkName, kept: &Kept, joining: &Joining, records: &NamedRecords) -> Option<Self> {
         match records.networks.get(name).map(|stored| &stored.record) {
             None => return Some(Self::Network),

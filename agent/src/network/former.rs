@@ -37,7 +37,7 @@ impl<P: Ports> Host<P> {
         }
     }
 
-    /// The former backend is not spoken from the next join on.
+    /// From the next join on, the former backend is not spoken.
     pub(crate) fn forget_former(&mut self) {
         if let Some(spoken) = &mut self.state.spoken {
             spoken.former = None;
@@ -50,7 +50,7 @@ impl<P: Ports> Host<P> {
     }
 }
 
-/// The config whose backend hosts may speak that are not restarted yet, also as JSON: the one before the last change of backend.
+/// The config before the last change of backend, also as JSON: hosts that are not restarted yet may speak its backend.
 fn former_config(state: &State, now: &NetworkConfig) -> Option<(NetworkConfig, String)> {
     let SpokenConfigs { joined, former } = state.spoken.as_ref()?;
     let parsed = |json: &str| NetworkConfig::from_json(json.as_bytes()).ok();

@@ -65,8 +65,8 @@ fn port(config: &NetworkConfig) -> u16 {
     }
 }
 
-/// The range of the default network, and what this host reaches without it: its bridge to a network with one of these addresses would lead the
-/// packets for it away. `endpoints` are those of etcd ([`Host::endpoints`]).
+/// The ranges that no network by name may have: that of the default network, and those that this host reaches without it. Packets for them would
+/// go to the bridge of such a network instead. `endpoints` are those of etcd ([`Host::endpoints`]).
 pub(crate) fn occupied(JoinContext { underlay, config, public }: &JoinContext, endpoints: &[IpAddr]) -> Vec<Occupied> {
     let of = |by| move |prefix: Prefix| Occupied { prefix, by };
     let ranges = config.pools.iter().map(|(_, pool)| pool.network).map(of(Occupant::FlatNetwork));

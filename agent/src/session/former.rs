@@ -12,7 +12,7 @@ use crate::{
     status::{EtcdCondition, SpokenFor},
 };
 
-/// The time without a peer that needs the former backend until it is left: the packets that they have sent by it have arrived then.
+/// The former backend is left once no peer has needed it for this time: the packets that peers have sent by it have arrived by then.
 const UNNEEDED_FOR: Duration = Duration::from_secs(30);
 
 impl<P: Ports> Session<P> {

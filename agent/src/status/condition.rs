@@ -22,10 +22,13 @@ use super::Message;
 /// To add a condition, open the file of its area, and add to it
 /// 1. a line in `kinds!`: the stable name, the severity and the subject, and its lines in the log;
 /// 2. a variant, with the values that its text needs;
-/// 3. an arm in `kind()` and one in `message()`.
+/// 3. an arm in `kind()` and one in `message()`; in an area that has it, also one in `instance()`.
 ///
 /// Then call [`StatusWriter::raise`] and [`StatusWriter::clear`], or [`StatusWriter::set`], where the agent finds it. Last,
-/// add the name to `NAMES` in `status/tests.rs`. STATUS=, `/readyz`, `status` and `status --json` show all conditions.
+/// add the name to `NAMES` in `status/tests.rs`. `status` and `status --json` show all conditions; STATUS= and `/readyz`
+/// show the faults. The log has nothing unless the kind says so ([`Log`]). Two kinds with the same severity and subject
+/// replace each other. The sentence of a warning says by itself what it is about: `status` shows it without
+/// the subject.
 ///
 /// A new area is a file and a variant here, with arms in `kind()`, `message()` and `instance()`, and a line in
 /// `all_kinds()` and in `areas!`; its enum is also named in `status.rs`.

@@ -1,4 +1,4 @@
-//! One round of the loop: change the kernel's state to the desired state, and report the result.
+//! One round of the loop: change the host's state to the desired state, and report the result.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -28,7 +28,7 @@ pub struct Reconciler<D: Driver> {
     recorded: Option<Vec<OpOf<D>>>,
 }
 
-/// The desired state that a cached state is as.
+/// The desired state that the cached state was made equal to.
 #[derive(Debug)]
 struct Reached<R: Resource> {
     desired: R::Desired,
@@ -63,16 +63,16 @@ pub struct Report<R: Resource> {
     pub is_cut_short: bool,
     /// Problems with foreign entries.
     pub findings: R::Findings,
-    /// Whether the kernel now holds the desired state, except where a foreign entry conflicts with it.
+    /// Whether the host now holds the desired state, except where a foreign entry conflicts with it.
     pub converged: bool,
-    /// Whether the kernel was read; otherwise the cached state was used.
+    /// Whether the host was read; otherwise the cached state was used.
     pub read_back: bool,
 }
 
 /// A failure that trying again did not cure.
 #[derive(Debug)]
 pub enum Failure<R: Resource> {
-    /// The kernel could not be read.
+    /// The host could not be read.
     Read(DataplaneError),
     /// One or more operations of the same kind failed with the same kind of error.
     Op {
@@ -119,7 +119,7 @@ impl<R: Resource> Report<R> {
         !self.is_cut_short && !self.failures.iter().any(|failure| matches!(failure, Failure::Read(_)))
     }
 
-    /// True if something has failed, and all of it concerns nothing else.
+    /// True if something has failed, and no failure prevents other changes ([`Resource::is_apart`]).
     #[must_use]
     pub fn fails_apart(&self) -> bool {
         self.is_whole() && !self.failed_ops.is_empty() && self.failed_ops.iter().all(R::is_apart)
@@ -165,7 +165,7 @@ impl<D: Driver> Reconciler<D> {
         (self.cached, self.reached, self.recorded) = (None, None, None);
     }
 
-    /// The desired state that the cached state is as; `None` if it is not known to be as any.
+    /// The desired state that the cached state is equal to; `None` if it is not known to equal one.
     #[must_use]
     pub fn reached(&self) -> Option<&DesiredOf<D>> {
         self.reached.as_ref().map(|reached| &reached.desired)
@@ -176,7 +176,7 @@ impl<D: Driver> Reconciler<D> {
         self.recorded = Some(Vec::new());
     }
 
-    /// Ends the recording, and returns the changes: of very many, the first. `None` if the cached state was dropped meanwhile.
+    /// Ends the recording, and returns the changes, at most the first 100 000. `None` if the cached state was dropped meanwhile.
     pub fn recorded(&mut self) -> Option<Vec<OpOf<D>>> {
         self.recorded.take()
     }
@@ -193,7 +193,7 @@ impl<D: Driver> Reconciler<D> {
         &self.scope
     }
 
-    /// Sets the part of the host's state that is read. If it is another one, what was added to it is read, or in doubt the next round reads all.
+    /// Sets the part of the host's state that is read. What is new in it is read at once; in doubt, the next round reads all.
     pub fn set_scope(&mut self, scope: ScopeOf<D>) {
         if scope == self.scope {
             return;
@@ -204,7 +204,7 @@ impl<D: Driver> Reconciler<D> {
         self.read_part(part.as_ref());
     }
 
-    /// Reads a part of the state again into the cached one. In doubt that is dropped, so that all is read.
+    /// Reads a part of the state again into the cached state, which is dropped in doubt: then the next round reads all.
     fn read_part(&mut self, part: Option<&PartOf<D>>) {
         let (Some(cached), Some(part)) = (&mut self.cached, part) else { return self.invalidate() };
         match self.driver.read_part(&self.scope, cached, part) {

@@ -19,7 +19,7 @@ pub trait Resource: Sized {
     type Op: Operation;
     /// Problems with foreign entries, which are reported and not changed.
     type Findings: fmt::Debug + fmt::Display + Default + Clone + PartialEq;
-    /// What [`Self::plan_since`] needs of the observed state, and would have to look for among all entries. It is found once after a read.
+    /// Facts of the observed state that [`Self::plan_since`] needs, and that only a look at all entries finds. They are found once after a read.
     type Index: fmt::Debug;
     /// The part of the state that is read again after some changes, and after another scope was set.
     type Part: fmt::Debug;
@@ -44,8 +44,8 @@ pub trait Resource: Sized {
     /// Finds the index of a state that was read.
     fn index(observed: &Self::Observed) -> Self::Index;
 
-    /// The same as [`Self::plan`], found in a time in proportion to what differs between `reached` and `desired`. For an observed state
-    /// that is as `reached`, which was desired before, so that a plan for that has no changes. `None` if all must be compared.
+    /// The same as [`Self::plan`], found in a time in proportion to what differs between `reached` and `desired`. `reached` was desired before, and
+    /// `observed` is equal to it: a plan for it would have no changes. `None` if all must be compared.
     fn plan_since(
         _observed: &Self::Observed,
         _index: &Self::Index,
@@ -82,8 +82,8 @@ pub trait Resource: Sized {
         Order::Plain
     }
 
-    /// True if a change that is made ahead and fails concerns only those that [`Self::waits_for`] names. After any other, nothing else is changed
-    /// until it was made.
+    /// True if a failure of this change, which is made ahead, holds up only the changes that [`Self::waits_for`] names. After the failure of any
+    /// other one that is made ahead, nothing else is changed until it has succeeded.
     fn is_apart(_failed: &Self::Op) -> bool {
         false
     }
@@ -108,7 +108,7 @@ pub enum Order {
 /// How much a driver has read of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reread {
-    /// The part, and what was known of all else holds: it is as it was made.
+    /// The part, in which all is as our own changes made it: what was known of the state still holds.
     Made,
     /// The part, in which others may have changed anything.
     Other,
