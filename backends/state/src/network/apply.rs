@@ -100,7 +100,7 @@ impl PerNamespace<ObservedNet> {
     fn create_peer(&mut self, place: LinkPlace, of: LinkPlace, mtu: Mtu) {
         let made = ObservedLink::made(ObservedKind::Veth(Veth { peer: self.id(of) }), None, mtu);
         let Some(net) = self.get_mut(place.namespace) else { return };
-        net.insert_link(place.name, ObservedLink { up: false, is_marked: true, ..made });
+        net.insert_link(place.name, ObservedLink { up: false, ..made });
         let id = self.id(place);
         let first = self.get_mut(of.namespace).and_then(|net| net.links.get_mut(&of.name));
         if let Some(first) = first {
@@ -260,6 +260,10 @@ impl ObservedNet {
             there.port = Some(PortFlags::NEW_PORT);
         }
         (there.mac, there.mtu, there.up) = (link.mac.or(there.mac), link.mtu, true);
+        if matches!(there.kind, ObservedKind::Veth(_)) {
+            // The other end of a pair is marked when it is first changed.
+            (there.is_marked, there.owner) = (true, Owner::Ours);
+        }
         there.master = master.or(there.master);
         there.port = link.port.filter(|_| link.master.is_some()).or(there.port);
     }

@@ -6,7 +6,7 @@ use wire_net::{Family, LinkName};
 
 use crate::{
     Conflict, DesiredKind, DesiredLink, DesiredNet, KernelKind, LinkId, LinkPlace, LinkRef, Namespace, ObservedKind,
-    ObservedLink, ObservedNet, ObservedVxlan, Op, Owner, PerNamespace,
+    ObservedLink, ObservedNet, ObservedVxlan, Op, Owner, PerNamespace, Veth,
     network::{
         conflict::Need,
         order::{self, Ordered},
@@ -90,7 +90,7 @@ impl<'a> Planner<'a> {
         let loses_master = want.master.is_some_and(|name| is_made_anew(LinkPlace { name, ..place }));
         match self.found(place).filter(|link| self.can_keep(link, want)).filter(|_| !loses_parent) {
             Some(link) => {
-                if loses_master || !link.is_set_as(want) {
+                if loses_master || !link.is_set_as(want) || link.owner == Owner::Foreign {
                     self.plan.ops.push(LinkOp { place, op: Op::change_link(place, want.clone()) });
                 }
                 if !link.has_mac_of(want) || !link.has_tunnel_of(&want.kind) {
@@ -154,7 +154,7 @@ impl<'a> Planner<'a> {
     /// The conflict with a link that has the place, the VNI or the port of the desired one.
     fn taken(&self, place: LinkPlace, want: &DesiredLink) -> Option<Conflict> {
         match self.found(place) {
-            Some(found) if found.owner == Owner::Foreign => {
+            Some(found) if found.owner == Owner::Foreign && !self.is_half_made(found, want) => {
                 let underlay = self.underlay_of_others(found, want);
                 Some(Conflict::Name { link: place, found: found.clone(), underlay })
             }
@@ -164,6 +164,15 @@ impl<'a> Planner<'a> {
             }
             Some(_) | None => self.vni_holder(place, want).or_else(|| self.port_holder(place, want)),
         }
+    }
+
+    /// True for the other end of a veth pair of ours that has no mark yet: the agent was killed between the messages that make a pair and mark
+    /// that end.
+    fn is_half_made(&self, found: &ObservedLink, want: &DesiredLink) -> bool {
+        let (Some(place), ObservedKind::Veth(Veth { peer: Some(id) })) = (peer(&want.kind), &found.kind) else {
+            return false;
+        };
+        self.found(place).is_some_and(|link| link.owner == Owner::Ours) && self.have.id(place) == Some(*id)
     }
 
     /// The desired parent, if a foreign link differs only in its parent from the link that flannel would make.

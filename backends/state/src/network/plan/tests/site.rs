@@ -190,6 +190,22 @@ fn a_container_on_a_bridge_is_attached_in_order() {
     ");
 }
 
+/// An agent that is killed after it has made a pair has not marked the end in the container.
+#[test]
+fn the_end_of_a_pair_that_was_made_and_not_marked_is_ours_and_anyone_elses_is_not() {
+    let (mut host, mut guest) = (DesiredNet::default(), DesiredNet::default());
+    host.links.insert(name("wp1"), link(KernelKind::Veth(Veth { peer: in_guest("eth1") }), 2));
+    guest.links.insert(name("eth1"), link(KernelKind::Veth(Veth { peer: in_host("wp1") }), 3));
+    let want: PerNamespace<DesiredNet> = [(Namespace::Host, host), (GUEST, guest)].into_iter().collect();
+    let mut have = reached(&want);
+    let far = have.get_mut(GUEST).unwrap().links.get_mut(&name("eth1")).unwrap();
+    (far.owner, far.is_marked, far.up, far.mac) = (Owner::Foreign, false, false, None);
+    insta::assert_snapshot!(plan(&have, &want), @"change link eth1: veth peer wp1 mac 02:00:00:00:00:03 mtu 1400 up in namespace 7");
+    let far = have.get_mut(GUEST).unwrap().links.get_mut(&name("eth1")).unwrap();
+    far.kind = ObservedKind::Veth(Veth { peer: None });
+    insta::assert_snapshot!(plan(&have, &want), @"CONFLICT eth1 in namespace 7 cannot be made, because another device has this name: veth mtu 1400 down; rename or remove it");
+}
+
 #[test]
 fn a_link_whose_parent_is_blocked_missing_or_itself_is_not_made_and_says_why_once() {
     let vlan = |parent: &str| link(KernelKind::Vlan(Vlan { parent: LinkRef::Desired(in_host(parent)), id: 7 }), 1);
