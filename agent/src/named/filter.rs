@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, ordmap::DiffItem};
 use wire_backends::{NetFromSegment, Segment, SegmentHost, SegmentHosts};
 use wire_firewall::{ContainerPort, SegmentMember, SegmentShare};
-use wire_net::{Family, Prefix};
+use wire_net::Family;
 
 /// The other hosts of a network as the packet filter sees them, brought forward with the network's hosts.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +42,8 @@ impl Members {
 /// A host as it sends to this one; `None` if it cannot.
 fn member(host: &SegmentHost, underlay: Family) -> Option<SegmentMember> {
     let public = *host.public.get(underlay)?;
-    let singles = host.addresses.keys().map(|address| Prefix::host(*address));
-    Some(SegmentMember { public, sources: host.blocks.iter().copied().chain(singles).collect() })
+    let addresses = host.addresses.iter().map(|(address, mac)| (*address, *mac)).collect();
+    Some(SegmentMember { public, blocks: host.blocks.iter().copied().collect(), addresses })
 }
 
 /// The share of a network with these hosts.
@@ -55,6 +55,7 @@ pub(super) fn share(
 ) -> SegmentShare {
     members.follow(&hosts.others, Family::of(segment.outer.local));
     SegmentShare {
+        blocks: hosts.own.blocks.iter().copied().collect(),
         members: members.members.clone(),
         net: computed.net().clone(),
         ports: ports.to_vec(),
@@ -71,6 +72,7 @@ pub(super) fn alone(segment: &Segment) -> SegmentShare {
         internal: segment.internal,
         local: segment.outer.local,
         port: segment.outer.port,
+        blocks: Vec::new(),
         members: OrdMap::new(),
         net: NetFromSegment::new(segment, &SegmentHosts::default()).net().clone(),
         ports: Vec::new(),

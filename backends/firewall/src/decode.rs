@@ -8,6 +8,7 @@ use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{ChainKind, Element, Hook, SetKind};
 
 use super::{
+    bridges::ADVERTISED,
     direct::DIRECT,
     nfta::{
         NFT_REG_VERDICT, NFTA_COUNTER_PACKETS, NFTA_DATA_VERDICT, NFTA_DYNSET_EXPR, NFTA_DYNSET_EXPRESSIONS,
@@ -56,13 +57,18 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
         // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => pairs(name, flags, Family::V4),
         0x204 => pairs(name, flags, Family::V6),
+        0x1c_4104 => behind(name, Family::V4),
+        0x20_4104 => behind(name, Family::V6),
         // A plain integer, as those of sets without a name in rules.
         4 if name == VNIS => Some(SetKind::Vnis),
         // ifname . ifname.
         0xa69 => Some(SetKind::Within),
         // ifname . ether_addr . ipv4_addr, and with an integer.
         0x29247 => Some(SetKind::Senders(Family::V4)),
-        0x29244 => Some(SetKind::Senders(Family::V6)),
+        0x29244 => match name.strip_prefix(ADVERTISED) {
+            Some(len) => Some(SetKind::Advertised(len.parse().ok()?)),
+            None => Some(SetKind::Senders(Family::V6)),
+        },
         _ => None,
     }
 }
@@ -82,14 +88,18 @@ fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
     if name.starts_with(VTEPS) {
         return Some(SetKind::Vteps(family));
     }
-    if name.starts_with(BEHIND) {
-        return Some(SetKind::Behind(family, if name.ends_with("v4") { Family::V4 } else { Family::V6 }));
-    }
     match (flags & TIMEOUT != 0, flags & INTERVAL != 0) {
         (true, _) => Some(SetKind::Claims(family)),
         (false, true) => Some(SetKind::Leases(family)),
         (false, false) => Some(SetKind::Subnets(family, name.rsplit('-').next()?.parse().ok()?)),
     }
+}
+
+/// The kind of a set of hosts with the blocks that they have in networks.
+fn behind(name: &str, outer: Family) -> Option<SetKind> {
+    let (inner, len) = name.strip_prefix(BEHIND)?.split_once('-')?.1.split_once('-')?;
+    let inner = if inner == "v4" { Family::V4 } else { Family::V6 };
+    Some(SetKind::Behind(outer, inner, len.parse().ok()?))
 }
 
 pub(super) fn address_element(key: &[u8], _: &[u8]) -> Option<Element> {
@@ -140,20 +150,20 @@ pub(super) fn sender_element(key: &[u8], _: &[u8]) -> Option<Element> {
 
 /// Reads a public address and the subnet leased to it, from the first and the last key of a range.
 pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
-    range_element(first, last, first.len() / 2)
-}
-
-/// The same for a public address of a family, and sources of any.
-pub(super) fn behind_element(first: &[u8], last: &[u8], outer: Family) -> Option<Element> {
-    range_element(first, last, usize::from(outer.bits() / 8))
-}
-
-fn range_element(first: &[u8], last: &[u8], public_len: usize) -> Option<Element> {
-    let (public, from) = first.split_at_checked(public_len)?;
+    let (public, from) = first.split_at_checked(first.len() / 2)?;
     let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
     let host = 128 - (address_bits(from) ^ address_bits(to)).leading_zeros();
     let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
     Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
+}
+
+/// Reads a host, a network, and the first MAC and address of a block of that length. The families are those of the host and of the block.
+pub(super) fn behind_element(key: &[u8], [outer, inner]: [Family; 2], len: u8) -> Option<Element> {
+    let (host, rest) = key.split_at_checked(usize::from(outer.bits() / 8))?;
+    let (number, rest) = rest.split_first_chunk::<4>()?;
+    let (hardware, rest) = rest.split_first_chunk::<6>()?;
+    let first = address(rest.get(2..)?).filter(|first| Family::of(*first) == inner)?;
+    Some(Element::Behind(address(host)?, vni(number)?, MacAddr::new(*hardware), Prefix::new(first, len).ok()?))
 }
 
 fn address_bits(address: IpAddr) -> u128 {

@@ -10,9 +10,9 @@ use wire_net::Family;
 use wire_state::{Attachment, DesiredTable, Hook, SegmentPurpose as P, Set, SetKind};
 
 use super::{
-    family_rules::BRIDGES as CONTAINERS,
+    family_rules::{BRIDGES as CONTAINERS, source_kept},
     policy::add_chain,
-    rule::{Action, Is, Links, Match, Rule, SourcePort},
+    rule::{Action, Behind, Is, Links, Match, Rule, SourcePort},
 };
 
 /// The beginning of the names of sets of members.
@@ -25,6 +25,15 @@ const BRIDGES: &str = "wb.";
 pub(super) const VNIS: &str = "segment-vnis";
 /// Offset of the inner EtherType from the UDP header, in bytes (RFC 7348 §5).
 const UDP_VXLAN_AND_MACS: usize = 8 + 8 + 12;
+/// Offset of the packet inside from the UDP header, in bits.
+const INNER: usize = (UDP_VXLAN_AND_MACS + 2) * 8;
+/// Offset of the inner source MAC, in bits.
+const MAC: usize = (8 + 8 + 6) * 8;
+/// The EtherType of ARP (RFC 826).
+const ARP: u16 = 0x0806;
+/// Offsets of the sender's MAC and address in ARP, in bits.
+const ARP_MAC: usize = INNER + 8 * 8;
+const ARP_ADDRESS: usize = INNER + 14 * 8;
 /// The bridges, each with itself.
 pub(super) const WITHIN: &str = "segment-bridges";
 /// The bridges of networks from which nothing leads out.
@@ -47,6 +56,10 @@ pub(super) struct Foundation {
     pub(super) local: BTreeSet<IpAddr>,
     /// True if nftables can compare inner sources.
     pub(super) checks_sources: bool,
+    /// The lengths of blocks and addresses inside.
+    pub(super) lens: BTreeSet<(Family, u8)>,
+    /// The families in which nobody needs encapsulated packets that come in to be tracked.
+    pub(super) untracked: BTreeSet<Family>,
 }
 
 impl Foundation {
@@ -69,8 +82,8 @@ impl Foundation {
         set(INTERNAL, SetKind::Links);
         for family in Family::ALL {
             set(vteps(family), SetKind::Vteps(family));
-            for inner in Family::ALL.into_iter().filter(|_| self.checks_sources) {
-                set(&behind(family, inner), SetKind::Behind(family, inner));
+            for (inner, len) in self.lens.iter().copied().filter(|_| self.checks_sources) {
+                set(&behind(family, inner, len), SetKind::Behind(family, inner, len));
             }
         }
         table.sets.insert(CONTAINERS.to_owned(), containers);
@@ -79,29 +92,51 @@ impl Foundation {
 
     /// Encapsulated packets of a network come from its members alone, and nothing comes past the bridge of one.
     fn incoming(&self) -> Vec<Rule> {
+        let not_encapsulated = |matching| Rule::new("not encapsulated", [matching], [Action::Accept]);
         let mut rules = past_bridges();
-        for port in self.ports.iter().copied() {
-            if self.checks_sources {
-                rules.extend(Family::ALL.into_iter().flat_map(|family| forged(port, family)));
-            }
-            rules.extend(Family::ALL.map(|family| {
-                // A container that forges the address of a member is none.
-                let not_of_containers = Match::From(Links::NotIn(CONTAINERS));
-                let matches = [Match::VxlanTo(port), not_of_containers, Match::Vtep(family, vteps(family))];
-                Rule::new(P::Members.words(), matches, [Action::Accept])
-            }));
-            let elsewhere = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::OnlyPassing];
-            rules.push(Rule::new(P::OnlyPassing.words(), elsewhere, [Action::Accept]));
-            let others = [Match::VxlanTo(port), Match::VniIn(VNIS)];
-            rules.push(Rule::new(P::NoMembers.words(), others, [Action::CountIn(NO_MEMBERS), Action::Drop]));
+        rules.extend([Match::NotUdp, Match::PortIsNot(self.ports.clone())].map(not_encapsulated));
+        if self.checks_sources {
+            rules.extend(Family::ALL.into_iter().flat_map(|outer| self.behind(outer)));
         }
+        rules.push(not_encapsulated(Match::Short));
+        if self.checks_sources {
+            rules.extend(Family::ALL.into_iter().flat_map(sources_of_others));
+        } else {
+            let all = |outer| Rule::new(P::Members.words(), of_member(outer), [Action::Accept]);
+            rules.extend(Family::ALL.map(all));
+        }
+        let elsewhere = [Match::VniIn(VNIS), Match::OnlyPassing];
+        rules.push(Rule::new(P::OnlyPassing.words(), elsewhere, [Action::Accept]));
+        if self.checks_sources {
+            // Neither IP nor ARP, or with tags.
+            rules.extend(Family::ALL.map(|outer| Rule::new(P::Forged.words(), of_member(outer), forged())));
+        }
+        let drop = [Action::CountIn(NO_MEMBERS), Action::Drop];
+        rules.push(Rule::new(P::NoMembers.words(), [Match::VniIn(VNIS)], drop));
         rules
+    }
+
+    /// Lets in what members send from their own blocks: nearly all packets, so these rules come first.
+    fn behind(&self, outer: Family) -> Vec<Rule> {
+        let untracked = self.untracked.contains(&outer).then_some(Action::NoTrack);
+        let actions: Vec<Action> = untracked.into_iter().chain([Action::Accept]).collect();
+        // Those for blocks before those for single addresses, which are few.
+        let ip = self.lens.iter().map(|(inner, len)| {
+            let from = Match::Behind(Behind { outer, inner: *inner, len: *len, mac: MAC, source: source_of(*inner) });
+            (P::Inside(*inner).words(), vec![ip_inside(*inner), from, not_of_containers()])
+        });
+        // The MAC of the frame, and the one that it tells.
+        let arp = self.lens.iter().filter(|(inner, _)| *inner == Family::V4).map(|(inner, len)| {
+            let by = |mac| Match::Behind(Behind { outer, inner: *inner, len: *len, mac, source: ARP_ADDRESS });
+            ("inside arp", vec![inside(ARP), by(MAC), by(ARP_MAC), not_of_containers()])
+        });
+        ip.chain(arp).map(|(purpose, matches)| Rule::new(purpose, matches, actions.clone())).collect()
     }
 
     /// Encapsulated packets that others send with this host's address: to other members they would look like ours.
     fn translated(&self) -> Vec<Rule> {
         let all = self.ports.iter().flat_map(|port| self.local.iter().map(move |local| (*port, *local)));
-        all.map(|(port, local)| masqueraded(port, local)).collect()
+        [source_kept()].into_iter().chain(all.map(|(port, local)| masqueraded(port, local))).collect()
     }
 }
 
@@ -118,20 +153,55 @@ fn masqueraded(port: u16, local: IpAddr) -> Rule {
     Rule::new("masqueraded", matches, [Action::CountIn(NO_MEMBERS), Action::Drop])
 }
 
-/// Members have sources of their own inside: by IP, and by ARP. Hosts that are no members are judged as such.
-fn forged(port: u16, outer: Family) -> [Rule; 3] {
-    let rule = |purpose, ether_type, offset, inner| {
-        let not_behind = Match::NotBehind(outer, offset, inner, behind(outer, inner));
-        let ether_type = Match::EtherType(UDP_VXLAN_AND_MACS, ether_type);
-        let matches = [Match::VxlanTo(port), ether_type, Match::Vtep(outer, vteps(outer)), not_behind];
-        Rule::new(purpose, matches, [Action::CountIn(FORGED), Action::Drop])
+/// Drops what members send from addresses that are not theirs. Those of a host that looks whether an address is free are of no use to other hosts,
+/// where addresses are given out by us, and no sign of a forger.
+fn sources_of_others(outer: Family) -> Vec<Rule> {
+    let rule = |purpose, matches: Vec<Match>, actions: Vec<Action>| {
+        Rule::new(purpose, matches.into_iter().chain(of_member(outer)).collect::<Vec<_>>(), actions)
     };
-    // Offsets of the sources from the UDP header, in bits: 8 + 8 + 14 bytes, and then 12, 14 (RFC 826) and 8.
-    [
-        rule(P::ForgedInside(Family::V4).words(), 0x0800, 336, Family::V4),
-        rule("forged arp", 0x0806, 352, Family::V4),
-        rule(P::ForgedInside(Family::V6).words(), 0x86dd, 304, Family::V6),
+    let none = |ether_type, offset, family| vec![ether_type, Match::Unspecified(offset, family)];
+    let ip = |family| none(ip_inside(family), source_of(family), family);
+    vec![
+        rule(P::NoSource(Family::V4).words(), ip(Family::V4), vec![Action::Drop]),
+        rule(P::NoSource(Family::V6).words(), ip(Family::V6), vec![Action::Drop]),
+        rule("no source arp", none(inside(ARP), ARP_ADDRESS, Family::V4), vec![Action::Drop]),
+        rule(P::ForgedInside(Family::V4).words(), vec![ip_inside(Family::V4)], forged().into()),
+        rule(P::ForgedInside(Family::V6).words(), vec![ip_inside(Family::V6)], forged().into()),
+        rule("forged arp", vec![inside(ARP)], forged().into()),
     ]
+}
+
+/// Matches what comes from a member. A container that forges the address of one is none.
+fn of_member(outer: Family) -> [Match; 2] {
+    [Match::Vtep(outer, vteps(outer)), not_of_containers()]
+}
+
+const fn not_of_containers() -> Match {
+    Match::From(Links::NotIn(CONTAINERS))
+}
+
+const fn forged() -> [Action; 2] {
+    [Action::CountIn(FORGED), Action::Drop]
+}
+
+const fn inside(ether_type: u16) -> Match {
+    Match::EtherType(UDP_VXLAN_AND_MACS, ether_type)
+}
+
+const fn ip_inside(family: Family) -> Match {
+    inside(match family {
+        Family::V4 => 0x0800,
+        Family::V6 => 0x86dd,
+    })
+}
+
+/// Offset of the inner source from the UDP header, in bits (RFC 791 §3.1, RFC 8200 §3).
+const fn source_of(family: Family) -> usize {
+    INNER
+        + match family {
+            Family::V4 => 12 * 8,
+            Family::V6 => 8 * 8,
+        }
 }
 
 /// Nothing leads from one network to another, the flat ones among them, or out of an internal one. What stays within one passes, where bridged
@@ -159,12 +229,13 @@ fn leaving() -> [Rule; 1] {
     [Rule::new(P::Masquerade.words(), out, [Action::Masquerade(SourcePort::Random)])]
 }
 
-pub(super) fn behind(outer: Family, inner: Family) -> String {
+/// The name of the set of blocks of one length behind hosts.
+pub(super) fn behind(outer: Family, inner: Family, len: u8) -> String {
     let name = |family| match family {
         Family::V4 => "v4",
         Family::V6 => "v6",
     };
-    format!("{BEHIND}{}-{}", name(outer), name(inner))
+    format!("{BEHIND}{}-{}-{len}", name(outer), name(inner))
 }
 
 pub(super) const fn vteps(family: Family) -> &'static str {

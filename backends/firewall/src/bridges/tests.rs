@@ -31,7 +31,7 @@ fn port(last: u8) -> ContainerPort {
 
 #[test]
 fn each_port_has_those_who_may_send_there() {
-    let table = BridgeTable::new(&net(&[(64, 64)]), &[port(33)]);
+    let table = BridgeTable::new(&net(&[(64, 64)]), &[port(33)], Overlays::Checked);
     insta::assert_snapshot!(nft::put_table(table.table()), @r#"
     add table bridge wire-agent
     delete table bridge wire-agent
@@ -64,7 +64,7 @@ fn each_port_has_those_who_may_send_there() {
 fn a_neighbour_of_another_link_sends_nothing_on_bridges() {
     let mut net = net(&[]);
     net.neighbours.insert(NeighbourKey { link: name("flannel.1"), address: [10, 5, 2, 0].into() }, mac(1));
-    let table = BridgeTable::new(&net, &[]);
+    let table = BridgeTable::new(&net, &[], Overlays::Checked);
     assert!(table.table().sets["senders-v4"].elements.is_empty());
 }
 
@@ -74,12 +74,12 @@ proptest! {
     fn brought_forward_it_is_as_computed_from_all(
         steps in prop::collection::vec((prop::collection::btree_map(60..66u8, 60..64u8, 0..6), 33..36u8), 1..8),
     ) {
-        let mut kept = BridgeTable::new(&net(&[]), &[]);
+        let mut kept = BridgeTable::new(&net(&[]), &[], Overlays::Checked);
         for (remote, ports) in steps {
             let remote: Vec<(u8, u8)> = remote.into_iter().collect();
             let ports: Vec<ContainerPort> = (33..ports).map(port).collect();
             kept.update(&net(&remote), &ports);
-            let computed = BridgeTable::new(&net(&remote), &ports);
+            let computed = BridgeTable::new(&net(&remote), &ports, Overlays::Checked);
             prop_assert_eq!(kept.table(), computed.table());
         }
     }

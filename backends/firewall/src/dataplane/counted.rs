@@ -82,6 +82,7 @@ impl FirewallDataplane {
                     | Element::Sender(..)
                     | Element::Vni(_)
                     | Element::Vtep(..)
+                    | Element::Behind(..)
                     | Element::Within(_) => None,
                 }));
                 let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
@@ -94,6 +95,7 @@ impl FirewallDataplane {
                     | Element::Sender(..)
                     | Element::Vni(_)
                     | Element::Vtep(..)
+                    | Element::Behind(..)
                     | Element::Within(_) => None,
                 }));
             }

@@ -46,9 +46,9 @@ impl Netfilter {
                 SetKind::Leases(_) => self.elements(of, &name, lease_element)?,
                 SetKind::Subnets(family, len) => self.elements(of, &name, |key, _| subnet_element(key, family, len))?,
                 SetKind::Sources(_, len) => self.elements(of, &name, |key, _| source_element(key, len))?,
-                SetKind::Senders(_) => self.elements(of, &name, sender_element)?,
-                SetKind::Behind(outer, _) => {
-                    self.elements(of, &name, |first, last| behind_element(first, last, outer))?
+                SetKind::Senders(_) | SetKind::Advertised(_) => self.elements(of, &name, sender_element)?,
+                SetKind::Behind(outer, inner, len) => {
+                    self.elements(of, &name, |key, _| behind_element(key, [outer, inner], len))?
                 }
                 SetKind::Vnis => self.elements(of, &name, vni_element)?,
                 SetKind::Vteps(_) => self.elements(of, &name, vtep_element)?,

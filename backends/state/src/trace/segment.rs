@@ -115,6 +115,7 @@ fn sender(element: &Element) -> Option<(Sender, IpAddr)> {
         | Element::Source(_)
         | Element::Vni(_)
         | Element::Vtep(..)
+        | Element::Behind(..)
         | Element::Within(_) => None,
     }
 }

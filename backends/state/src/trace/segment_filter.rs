@@ -118,18 +118,26 @@ impl Outer<'_> {
         let is_of_network = has(table, |kind| kind == SetKind::Vnis, &Element::Vni(self.header.vni));
         match purpose {
             P::ForgedInside(family) if family == Family::of(self.inner.source) => {
-                (self.is_of_member(table) && !self.is_behind(table, family)).then_some(Verdict::Dropped)
+                self.is_of_member(table).then_some(Verdict::Dropped)
             }
-            P::Members => (self.is_of_member(table) && !self.is_of_container(table)).then_some(Verdict::Accepted),
+            P::Inside(family) if family == Family::of(self.inner.source) => {
+                (!self.is_of_container(table) && self.is_behind(table, family)).then_some(Verdict::Accepted)
+            }
+            P::NoSource(family) if family == Family::of(self.inner.source) => {
+                (self.inner.source.is_unspecified() && self.is_of_member(table)).then_some(Verdict::Dropped)
+            }
+            P::Members => self.is_of_member(table).then_some(Verdict::Accepted),
+            P::Forged => self.is_of_member(table).then_some(Verdict::Dropped),
             P::OnlyPassing => (is_of_network && !self.is_local).then_some(Verdict::Accepted),
             P::NoMembers => is_of_network.then_some(Verdict::Dropped),
             P::ForgedInside(_)
+            | P::Inside(_)
             | P::UnknownContainers
             | P::UnknownHosts
             | P::NotChecked
+            | P::JudgedBefore
             | P::Senders(_)
             | P::NoSource(_)
-            | P::Forged
             | P::Within
             | P::Between
             | P::OutOfInternal
@@ -142,21 +150,29 @@ impl Outer<'_> {
         }
     }
 
+    /// True if a member sends it, and not a container with the address of one.
     fn is_of_member(&self, table: &ObservedTable) -> bool {
         let (public, outer) = (self.packet.source, Family::of(self.packet.source));
-        has(table, |kind| kind == SetKind::Vteps(outer), &Element::Vtep(public, self.header.vni))
+        !self.is_of_container(table)
+            && has(table, |kind| kind == SetKind::Vteps(outer), &Element::Vtep(public, self.header.vni))
     }
 
     fn is_of_container(&self, table: &ObservedTable) -> bool {
         is_in(table, CONTAINERS, self.link)
     }
 
-    /// True if the inner source may come from the outer one.
+    /// True if the inner source may come from the outer one. The MAC is not known here.
     fn is_behind(&self, table: &ObservedTable, family: Family) -> bool {
-        let (public, outer) = (self.packet.source, Family::of(self.packet.source));
-        let sets = table.sets.values().filter(|set| set.kind == SetKind::Behind(outer, family));
-        let mut elements = sets.flat_map(|set| &set.elements);
-        elements.any(|element| is_lease_of(element, public, self.inner.source))
+        let outer = Family::of(self.packet.source);
+        let is_it = |kind| matches!(kind, SetKind::Behind(of, inner, _) if (of, inner) == (outer, family));
+        let sets = table.sets.values().filter(|set| is_it(set.kind));
+        sets.flat_map(|set| &set.elements).any(|element| self.is_in(element))
+    }
+
+    fn is_in(&self, element: &Element) -> bool {
+        let (public, vni) = (self.packet.source, self.header.vni);
+        matches!(element, Element::Behind(host, of, _, block)
+            if (*host, *of) == (public, vni) && block.contains(self.inner.source))
     }
 }
 
@@ -172,12 +188,14 @@ fn at_port(table: &ObservedTable, frame: &Frame<'_>, port: LinkName, purpose: Se
         P::UnknownContainers => (is_like(CONTAINER_PORTS) && !is_known).then_some(Verdict::Dropped),
         P::UnknownHosts => (is_like(OVERLAYS) && !is_known).then_some(Verdict::Dropped),
         P::NotChecked => (!is_known).then_some(Verdict::Accepted),
+        P::JudgedBefore => (is_like(OVERLAYS) && is_known).then_some(Verdict::Accepted),
         P::Senders(of) if of == family => frame.source.filter(|mac| is_sender(*mac)).map(|_| Verdict::Accepted),
         P::NoSource(of) if of == family => (is_like(OVERLAYS) && source.is_unspecified()).then_some(Verdict::Dropped),
         P::Forged => Some(Verdict::Dropped),
         P::Senders(_)
         | P::NoSource(_)
         | P::ForgedInside(_)
+        | P::Inside(_)
         | P::Members
         | P::OnlyPassing
         | P::NoMembers
@@ -212,22 +230,20 @@ fn crossing(table: &ObservedTable, from: LinkName, to: LinkName, purpose: Segmen
         P::ToFlatElsewhere => is_bridge(from) && is_device(to),
         P::FromFlatElsewhere => is_device(from) && is_bridge(to),
         P::ForgedInside(_)
+        | P::Inside(_)
         | P::Members
         | P::OnlyPassing
         | P::NoMembers
         | P::UnknownContainers
         | P::UnknownHosts
         | P::NotChecked
+        | P::JudgedBefore
         | P::Senders(_)
         | P::NoSource(_)
         | P::Forged
         | P::Masquerade => false,
     };
     drops.then_some(Verdict::Dropped)
-}
-
-fn is_lease_of(element: &Element, public: IpAddr, inner: IpAddr) -> bool {
-    matches!(element, Element::Lease(of, source) if *of == public && source.contains(inner))
 }
 
 fn has(table: &ObservedTable, is_it: impl Fn(SetKind) -> bool, element: &Element) -> bool {
