@@ -72,11 +72,10 @@ fn parts(share: &SegmentShare, block: Prefix) -> Vec<Prefix> {
     if !has_reserved {
         return vec![block];
     }
-    let all = (block.first_bits()..=block.last_bits()).filter_map(|bits| {
-        let family = block.family();
-        Prefix::from_bits(family, bits, family.bits()).ok()
-    });
-    all.take(MOST_PARTS).filter(|address| !is_reserved(share, address.network())).collect()
+    let family = block.family();
+    let all = (block.first_bits()..=block.last_bits()).take(MOST_PARTS);
+    let singles = all.filter_map(|bits| Prefix::from_bits(family, bits, family.bits()).ok());
+    singles.filter(|address| !is_reserved(share, address.network())).collect()
 }
 
 /// The most addresses of a block: admission refuses larger ones.

@@ -186,10 +186,7 @@ pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
     rules.extend([0x0800, 0x0806].into_iter().filter_map(|number| before(judged, [Match::Frame(number)])));
     rules.push(sender(Family::V4));
     rules.push(Rule::new("routers", [Match::Routers], dropped()));
-    rules.extend(lens.iter().map(|len| {
-        let block = [overlay(), Match::AdvertisedBlock(*len, advertised(*len))];
-        Rule::new("advertised by others", block, [Action::Accept])
-    }));
+    rules.extend(lens.iter().map(|len| advertised_by_others(*len)));
     rules.push(Rule::new("advertised", [Match::Advertised(Is::NotSo, v6)], dropped()));
     rules.extend(before(judged, [Match::Frame(0x86dd)]));
     rules.extend([sender(Family::V6), Rule::new("senders arp", [Match::ArpSender(v4)], [Action::Accept])]);
@@ -212,11 +209,14 @@ pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
 
 /// Accepts frames of VXLAN devices, if they were judged before.
 fn before<const N: usize>(judged: Overlays, matches: [Match; N]) -> Option<Rule> {
-    let rule = || {
-        let all: Vec<Match> = [overlay()].into_iter().chain(matches).collect();
-        Rule::new(P::JudgedBefore.words(), all, [Action::Accept])
-    };
-    (judged == Overlays::JudgedBefore).then(rule)
+    let all: Vec<Match> = [overlay()].into_iter().chain(matches).collect();
+    let rule = Rule::new(P::JudgedBefore.words(), all, [Action::Accept]);
+    (judged == Overlays::JudgedBefore).then_some(rule)
+}
+
+/// Accepts advertisements of addresses in the sender's block.
+fn advertised_by_others(len: u8) -> Rule {
+    Rule::new("advertised by others", [overlay(), Match::AdvertisedBlock(len, advertised(len))], [Action::Accept])
 }
 
 /// Drops what is of no use to other hosts, where addresses are given out by us, and no sign of a forger.

@@ -154,7 +154,7 @@ pub(super) struct Leading {
 }
 
 /// An outer source, a VNI, and the leading bits of an inner MAC and an inner source.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Behind {
     pub(super) outer: Family,
     pub(super) inner: Family,

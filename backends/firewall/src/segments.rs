@@ -121,22 +121,32 @@ impl Foundation {
         let untracked = self.untracked.contains(&outer).then_some(Action::NoTrack);
         let actions: Vec<Action> = untracked.into_iter().chain([Action::Accept]).collect();
         // Those for blocks before those for single addresses, which are few.
-        let ip = self.lens.iter().map(|(inner, len)| {
-            let from = Match::Behind(Behind { outer, inner: *inner, len: *len, mac: MAC, source: source_of(*inner) });
-            (P::Inside(*inner).words(), vec![ip_inside(*inner), from, not_of_containers()])
-        });
-        // The MAC of the frame, and the one that it tells.
-        let arp = self.lens.iter().filter(|(inner, _)| *inner == Family::V4).map(|(inner, len)| {
-            let by = |mac| Match::Behind(Behind { outer, inner: *inner, len: *len, mac, source: ARP_ADDRESS });
-            ("inside arp", vec![inside(ARP), by(MAC), by(ARP_MAC), not_of_containers()])
-        });
-        ip.chain(arp).map(|(purpose, matches)| Rule::new(purpose, matches, actions.clone())).collect()
+        let keys = self.lens.iter().map(|(inner, len)| Behind::of(outer, *inner, *len));
+        let arp = keys.clone().filter(|key| key.inner == Family::V4);
+        keys.map(|key| key.of_ip(&actions)).chain(arp.map(|key| key.of_arp(&actions))).collect()
     }
 
     /// Encapsulated packets that others send with this host's address: to other members they would look like ours.
     fn translated(&self) -> Vec<Rule> {
         let all = self.ports.iter().flat_map(|port| self.local.iter().map(move |local| (*port, *local)));
         [source_kept()].into_iter().chain(all.map(|(port, local)| masqueraded(port, local))).collect()
+    }
+}
+
+impl Behind {
+    const fn of(outer: Family, inner: Family, len: u8) -> Self {
+        Self { outer, inner, len, mac: MAC, source: source_of(inner) }
+    }
+
+    fn of_ip(self, actions: &[Action]) -> Rule {
+        let matches = [ip_inside(self.inner), Match::Behind(self), not_of_containers()];
+        Rule::new(P::Inside(self.inner).words(), matches, actions)
+    }
+
+    /// The MAC of the frame is looked up, and the one that is told.
+    fn of_arp(self, actions: &[Action]) -> Rule {
+        let told = |mac| Match::Behind(Self { mac, source: ARP_ADDRESS, ..self });
+        Rule::new("inside arp", [inside(ARP), told(MAC), told(ARP_MAC), not_of_containers()], actions)
     }
 }
 
@@ -156,19 +166,18 @@ fn masqueraded(port: u16, local: IpAddr) -> Rule {
 /// Drops what members send from addresses that are not theirs. Those of a host that looks whether an address is free are of no use to other hosts,
 /// where addresses are given out by us, and no sign of a forger.
 fn sources_of_others(outer: Family) -> Vec<Rule> {
-    let rule = |purpose, matches: Vec<Match>, actions: Vec<Action>| {
-        Rule::new(purpose, matches.into_iter().chain(of_member(outer)).collect::<Vec<_>>(), actions)
-    };
-    let none = |ether_type, offset, family| vec![ether_type, Match::Unspecified(offset, family)];
-    let ip = |family| none(ip_inside(family), source_of(family), family);
-    vec![
-        rule(P::NoSource(Family::V4).words(), ip(Family::V4), vec![Action::Drop]),
-        rule(P::NoSource(Family::V6).words(), ip(Family::V6), vec![Action::Drop]),
-        rule("no source arp", none(inside(ARP), ARP_ADDRESS, Family::V4), vec![Action::Drop]),
-        rule(P::ForgedInside(Family::V4).words(), vec![ip_inside(Family::V4)], forged().into()),
-        rule(P::ForgedInside(Family::V6).words(), vec![ip_inside(Family::V6)], forged().into()),
-        rule("forged arp", vec![inside(ARP)], forged().into()),
-    ]
+    let [vtep, not_of_containers] = of_member(outer);
+    let no_source = |family| [ip_inside(family), Match::Unspecified(source_of(family), family)];
+    let of_all = |[one, other]: [Match; 2]| [one, other, vtep.clone(), not_of_containers.clone()];
+    let dropped = |purpose, matches| Rule::new(purpose, of_all(matches), [Action::Drop]);
+    let others =
+        |purpose, ether_type| Rule::new(purpose, [ether_type, vtep.clone(), not_of_containers.clone()], forged());
+    let of_ip = |family| others(P::ForgedInside(family).words(), ip_inside(family));
+    let mut rules: Vec<Rule> = Family::ALL.map(|family| dropped(P::NoSource(family).words(), no_source(family))).into();
+    rules.push(dropped("no source arp", [inside(ARP), Match::Unspecified(ARP_ADDRESS, Family::V4)]));
+    rules.extend(Family::ALL.map(of_ip));
+    rules.push(others("forged arp", inside(ARP)));
+    rules
 }
 
 /// Matches what comes from a member. A container that forges the address of one is none.
