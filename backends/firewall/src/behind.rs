@@ -53,7 +53,8 @@ pub(super) fn member_elements(share: &SegmentShare, member: &SegmentMember) -> V
 
 /// All that a member may send from, each once.
 fn blocks(share: &SegmentShare, member: &SegmentMember) -> impl Iterator<Item = Block> {
-    let parts = member.blocks.iter().filter(|block| free(**block) <= MOST_FREE).flat_map(|block| parts(share, *block));
+    let parts =
+        member.blocks.iter().filter(|block| free(**block) <= MOST_FREE).flat_map(|block| parts(share, member, *block));
     let of_blocks = parts.map(|addresses| Block { mac: MacAddr::of_container(addresses.network()), addresses });
     let singles = member.addresses.iter().filter(|(address, _)| !is_reserved(share, *address));
     let singles = singles.map(|(address, mac)| Block { mac: *mac, addresses: Prefix::host(*address) });
@@ -66,16 +67,19 @@ fn blocks(share: &SegmentShare, member: &SegmentMember) -> impl Iterator<Item = 
     all.into_iter()
 }
 
-/// A block, or its addresses one by one if some of them are nobody's: of all blocks of a network that is the first and the last one.
-fn parts(share: &SegmentShare, block: Prefix) -> Vec<Prefix> {
-    let has_reserved = reserved(share, block.family()).into_iter().flatten().any(|address| block.contains(address));
-    if !has_reserved {
+/// A block, or its addresses one by one if some of them are not the member's: nobody's, as in the first and the last block of a network, or single
+/// ones of another host.
+fn parts(share: &SegmentShare, member: &SegmentMember, block: Prefix) -> Vec<Prefix> {
+    let mut not_its_own: Vec<IpAddr> = reserved(share, block.family()).into_iter().flatten().collect();
+    let singles = share.singles.range(block.network()..=block.last()).copied();
+    not_its_own.extend(singles.filter(|address| member.addresses.iter().all(|(own, _)| own != address)));
+    if !not_its_own.iter().any(|address| block.contains(*address)) {
         return vec![block];
     }
     let family = block.family();
     let all = (block.first_bits()..=block.last_bits()).take(MOST_PARTS);
     let singles = all.filter_map(|bits| Prefix::from_bits(family, bits, family.bits()).ok());
-    singles.filter(|address| !is_reserved(share, address.network())).collect()
+    singles.filter(|address| !not_its_own.contains(&address.network())).collect()
 }
 
 /// The most addresses of a block: admission refuses larger ones.

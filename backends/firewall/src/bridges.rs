@@ -19,13 +19,15 @@ use wire_state::{
 
 use super::{
     policy::add_chain,
-    rule::{Action, Addresses, Is, Links, Match, Rule},
+    rule::{Action, Addresses, By, Is, Links, Match, Rule},
 };
 
 /// The ports whose senders are checked.
 const PORTS: &str = "ports";
 /// The beginning of the names of sets of addresses that other hosts may advertise.
 pub(super) const ADVERTISED: &str = "advertised-";
+/// The ports where the agent puts the frames of other hosts.
+const TUNNELS: &str = "tunnels";
 /// The counter of dropped frames.
 pub(super) const FORGED: &str = "forged";
 
@@ -71,6 +73,8 @@ impl BridgeTable {
         let links = computed.overlays.iter().map(|(_, overlay)| *overlay).chain(ports.iter().map(|port| port.link));
         let links: OrdSet<Element> = links.map(Element::Link).collect();
         computed.table.sets.insert(PORTS.to_owned(), Set { kind: SetKind::Links, elements: links });
+        let tunnels = tunnels(net).map(Element::Link).collect();
+        computed.table.sets.insert(TUNNELS.to_owned(), Set { kind: SetKind::Links, elements: tunnels });
         for ContainerPort { link, mac, addresses } in ports {
             addresses.iter().chain(&unspecified()).for_each(|address| computed.add(*link, *mac, *address));
             computed.add(*link, *mac, link_local(*mac));
@@ -156,10 +160,19 @@ impl BridgeTable {
     }
 }
 
-/// The bridges with the VXLAN device that is a port of each.
+/// The TAP devices on bridges: the agent itself has judged each packet whose frame it puts there, so no rule has marked it.
+fn tunnels(net: &DesiredNet) -> impl Iterator<Item = LinkName> + '_ {
+    let is_tunnel = |link: &wire_state::DesiredLink| matches!(link.kind, wire_state::DesiredKind::Tunnel(_));
+    net.links.iter().filter(move |(_, link)| link.master.is_some() && is_tunnel(link)).map(|(name, _)| *name)
+}
+
+/// The bridges with the VXLAN device that is a port of each, or the TAP device in its place.
 fn overlays(net: &DesiredNet) -> Vec<(LinkName, LinkName)> {
     let vxlan = |link: &wire_state::DesiredLink| {
-        matches!(link.kind, wire_state::DesiredKind::Kernel(wire_state::KernelKind::Vxlan(_)))
+        matches!(
+            link.kind,
+            wire_state::DesiredKind::Kernel(wire_state::KernelKind::Vxlan(_)) | wire_state::DesiredKind::Tunnel(_)
+        )
     };
     net.links.iter().filter(|(_, link)| vxlan(link)).filter_map(|(name, link)| Some((link.master?, *name))).collect()
 }
@@ -173,7 +186,7 @@ pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
         |family| Rule::new(P::Senders(family).words(), [Match::Sender(family, senders(family))], [Action::Accept]);
     let usual = [Match::UsualFrame, Match::Sender(Family::V4, v4)];
     let mut rules = vec![Rule::new(P::Senders(Family::V4).words(), usual, [Action::Accept])];
-    rules.extend(before(judged, [Match::UsualFrame, Match::From(Links::In(PORTS))]));
+    rules.extend(before(judged, &[Match::UsualFrame, Match::From(Links::In(PORTS))]));
     rules.extend([
         // A port whose container is not known yet, or not any more.
         Rule::new(P::UnknownContainers.words(), [Match::FromLike("wp"), Match::From(Links::NotIn(PORTS))], dropped()),
@@ -183,19 +196,21 @@ pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
         // They pass here, because the ports are told so (`PortFlag::GroupForwarding`), and go no further.
         Rule::new("groups of a link", [Match::ToLinkGroup], dropped()),
     ]);
-    rules.extend([0x0800, 0x0806].into_iter().filter_map(|number| before(judged, [Match::Frame(number)])));
+    rules.extend([0x0800, 0x0806].into_iter().flat_map(|number| before(judged, &[Match::Frame(number)])));
     rules.push(sender(Family::V4));
     rules.push(Rule::new("routers", [Match::Routers], dropped()));
-    rules.extend(lens.iter().map(|len| advertised_by_others(*len)));
+    rules.extend(lens.iter().flat_map(|len| advertised_by_others(judged, *len)));
     rules.push(Rule::new("advertised", [Match::Advertised(Is::NotSo, v6)], dropped()));
-    rules.extend(before(judged, [Match::Frame(0x86dd)]));
+    rules.extend(before(judged, &[Match::Frame(0x86dd)]));
     rules.extend([sender(Family::V6), Rule::new("senders arp", [Match::ArpSender(v4)], [Action::Accept])]);
     rules.extend(without_source(judged));
     rules.push(Rule::new(P::Forged.words(), [], dropped()));
     // Where the bridge receives a frame, before anything is learnt of it (`br_handle_frame` of net/bridge).
     add_chain(&mut table, "senders", Attachment::filter(Hook::Prerouting, -300), &rules);
     table.counters = [FORGED.to_owned()].into();
-    table.sets.insert(PORTS.to_owned(), Set { kind: SetKind::Links, elements: OrdSet::new() });
+    for links in [PORTS, TUNNELS] {
+        table.sets.insert(links.to_owned(), Set { kind: SetKind::Links, elements: OrdSet::new() });
+    }
     for family in Family::ALL {
         let set = Set { kind: SetKind::Senders(family), elements: OrdSet::new() };
         table.sets.insert(senders(family).to_owned(), set);
@@ -207,16 +222,29 @@ pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
     table
 }
 
-/// Accepts frames of VXLAN devices, if they were judged before.
-fn before<const N: usize>(judged: Overlays, matches: [Match; N]) -> Option<Rule> {
-    let all: Vec<Match> = [overlay()].into_iter().chain(matches).collect();
-    let rule = Rule::new(P::JudgedBefore.words(), all, [Action::Accept]);
-    (judged == Overlays::JudgedBefore).then_some(rule)
+/// Accepts frames of other hosts, if they were judged before. The kernel may have decapsulated what no rule of `inet` has judged (an operator's
+/// DNAT, a table that somebody has deleted or that could not be put): so a mark has to tell. It is taken away, since the frame may have a packet
+/// inside that is encapsulated itself.
+fn before(judged: Overlays, matches: &[Match]) -> Vec<Rule> {
+    accepted_before(judged, P::JudgedBefore.words(), matches)
 }
 
 /// Accepts advertisements of addresses in the sender's block.
-fn advertised_by_others(len: u8) -> Rule {
-    Rule::new("advertised by others", [overlay(), Match::AdvertisedBlock(len, advertised(len))], [Action::Accept])
+fn advertised_by_others(judged: Overlays, len: u8) -> Vec<Rule> {
+    accepted_before(judged, "advertised by others", &[Match::AdvertisedBlock(len, advertised(len))])
+}
+
+fn accepted_before(judged: Overlays, purpose: &'static str, matches: &[Match]) -> Vec<Rule> {
+    let by_rules = vec![overlay(), Match::LetIn(Is::So, By::Member)];
+    let by_agent = vec![Match::From(Links::In(TUNNELS))];
+    let rule = |first: Vec<Match>| {
+        let all: Vec<Match> = first.into_iter().chain(matches.iter().cloned()).collect();
+        Rule::new(purpose, all, [Action::LetInNoMore, Action::Accept])
+    };
+    match judged {
+        Overlays::JudgedBefore => [by_rules, by_agent].map(rule).into(),
+        Overlays::Checked => Vec::new(),
+    }
 }
 
 /// Drops what is of no use to other hosts, where addresses are given out by us, and no sign of a forger.

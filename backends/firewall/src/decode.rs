@@ -15,7 +15,7 @@ use super::{
         NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_LOOKUP_DREG, NFTA_MATCH_NAME, NFTA_OBJREF_IMM_TYPE,
         NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN,
     },
-    segments::{BEHIND, VNIS, VTEPS},
+    segments::{BEHIND, UDP_PORTS, VNIS, VTEPS},
     tracking::Effects,
 };
 
@@ -53,6 +53,7 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
     match key {
         7 => addresses(name, flags, Family::V4),
         8 => addresses(name, flags, Family::V6),
+        13 if name == UDP_PORTS => Some(SetKind::Ports),
         41 => Some(SetKind::Links),
         // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => pairs(name, flags, Family::V4),
@@ -124,6 +125,10 @@ pub(super) fn vni_element(key: &[u8], _: &[u8]) -> Option<Element> {
     vni(key).map(Element::Vni)
 }
 
+pub(super) fn port_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    key.try_into().ok().map(|port| Element::Port(u16::from_be_bytes(port)))
+}
+
 /// Reads a public address and the VNI of a network that it is a member of.
 pub(super) fn vtep_element(key: &[u8], _: &[u8]) -> Option<Element> {
     let (host, number) = key.split_at_checked(key.len().checked_sub(4)?)?;
@@ -157,13 +162,15 @@ pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
     Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
 }
 
-/// Reads a host, a network, and the first MAC and address of a block of that length. The families are those of the host and of the block.
+/// Reads a host, a network, and the first MAC and address of a block of that length. The families are those of the host and of the block. A key
+/// with other bits than the leading ones is no block's: rules never find it.
 pub(super) fn behind_element(key: &[u8], [outer, inner]: [Family; 2], len: u8) -> Option<Element> {
     let (host, rest) = key.split_at_checked(usize::from(outer.bits() / 8))?;
     let (number, rest) = rest.split_first_chunk::<4>()?;
     let (hardware, rest) = rest.split_first_chunk::<6>()?;
     let first = address(rest.get(2..)?).filter(|first| Family::of(*first) == inner)?;
-    Some(Element::Behind(address(host)?, vni(number)?, MacAddr::new(*hardware), Prefix::new(first, len).ok()?))
+    let block = Prefix::new(first, len).ok().filter(|block| block.network() == first).unwrap_or(Prefix::host(first));
+    Some(Element::Behind(address(host)?, vni(number)?, MacAddr::new(*hardware), block))
 }
 
 fn address_bits(address: IpAddr) -> u128 {

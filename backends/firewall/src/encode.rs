@@ -72,6 +72,7 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
         Element::Link(link) => (name_of(*link), None),
         // A key of one field is not padded.
         Element::Vni(vni) => (vni_of(*vni)[..3].to_vec(), None),
+        Element::Port(port) => (port.to_be_bytes().to_vec(), None),
         Element::Vtep(host, vni) => ([octets(*host), vni_of(*vni)].concat(), None),
         Element::Behind(host, vni, mac, block) => {
             ([&octets(*host)[..], &vni_of(*vni), &mac.octets(), &[0; 2], &octets(block.network())].concat(), None)
@@ -130,8 +131,8 @@ mod tests {
     use wire_netlink::attribute::attributes;
 
     use crate::decode::{
-        address_element, behind_element, lease_element, link_element, sender_element, source_element, subnet_element,
-        vni_element, vtep_element, within_element,
+        address_element, behind_element, lease_element, link_element, port_element, sender_element, source_element,
+        subnet_element, vni_element, vtep_element, within_element,
     };
 
     fn lease(public: &str, first: &str, len: u8) -> Element {
@@ -164,6 +165,7 @@ mod tests {
             Element::Source(subnet) => source_element(&first, subnet.len()),
             Element::Sender(..) => sender_element(&first, &last),
             Element::Vni(_) => vni_element(&first, &last),
+            Element::Port(_) => port_element(&first, &last),
             Element::Vtep(..) => vtep_element(&first, &last),
             Element::Behind(host, _, _, block) => {
                 behind_element(&first, [Family::of(*host), block.family()], block.len())
@@ -189,6 +191,7 @@ mod tests {
             Element::Source("10.5.52.0/22".parse().unwrap()),
             Element::Source("fd00:5:0:52::/64".parse().unwrap()),
             Element::Vni(Vni::new(16_777_215).unwrap()),
+            Element::Port(8472),
             Element::Vtep("192.0.2.7".parse().unwrap(), Vni::new(5000).unwrap()),
             Element::Vtep("2001:db8::7".parse().unwrap(), Vni::new(1).unwrap()),
             behind("192.0.2.7", "10.128.0.64", 27),
@@ -201,6 +204,16 @@ mod tests {
         ] {
             assert_eq!(read_back(&element), Some(element));
         }
+    }
+
+    #[test]
+    fn a_key_that_no_rule_finds_is_not_read_as_the_block_that_it_is_close_to() {
+        let right = behind("192.0.2.7", "10.128.0.64", 27);
+        let (mut damaged, _) = key(&right);
+        *damaged.last_mut().unwrap() |= 1;
+        let read = behind_element(&damaged, [Family::V4; 2], 27).unwrap();
+        assert!(read != right);
+        assert_eq!(key(&read).0, damaged);
     }
 
     #[test]

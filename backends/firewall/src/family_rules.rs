@@ -314,7 +314,7 @@ pub(super) fn let_in_before() -> Rule {
 /// Lets packets pass that are not of the form of encapsulated packets.
 pub(super) fn of_carrier(device: &OverlayDevice) -> Vec<Rule> {
     let others = match device.carrier {
-        Carrier::Udp { port } => vec![Match::NotUdp, Match::PortIsNot([port].into())],
+        Carrier::Udp { port } => vec![Match::NotUdp, Match::PortIsNot(port)],
         Carrier::Ipip => vec![Match::NotIpip],
     };
     others.into_iter().map(|matching| not_encapsulated([matching])).collect()

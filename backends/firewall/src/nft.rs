@@ -28,6 +28,7 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
             SetKind::Subnets(family, len) => pair(family, len),
             SetKind::Sources(family, _) => format!("type {};", address(family)),
             SetKind::Vnis => "typeof @th,96,24;".to_owned(),
+            SetKind::Ports => "type inet_service;".to_owned(),
             SetKind::Vteps(family) => format!("typeof {} saddr . @th,96,24;", ip(family)),
             SetKind::Behind(outer, inner, _) => behind(outer, inner),
             SetKind::Within => "type ifname . ifname;".to_owned(),
@@ -88,6 +89,7 @@ fn element(element: &Element) -> String {
         },
         Element::Source(subnet) => subnet.network().to_string(),
         Element::Vni(vni) => vni.to_string(),
+        Element::Port(port) => port.to_string(),
         Element::Vtep(host, vni) => format!("{host} . {vni}"),
         Element::Behind(host, vni, mac, block) => {
             let [a, b, c, d, e, g] = mac.octets();

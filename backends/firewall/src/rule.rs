@@ -30,8 +30,10 @@ pub(super) enum Match {
     Destination(Family, Addresses),
     Family(Family),
     NotUdp,
-    /// It goes to another UDP port than these.
-    PortIsNot(BTreeSet<u16>),
+    /// It goes to another UDP port than this one.
+    PortIsNot(u16),
+    /// It goes to a UDP port that is not in this set.
+    PortNotIn(&'static str),
     NotIpip,
     /// Shorter than a UDP and a VXLAN header.
     Short,
@@ -54,8 +56,10 @@ pub(super) enum Match {
     TcpOrUdp,
     /// Its connection was answered.
     Established,
-    /// It goes to this UDP port and has a VXLAN header.
-    VxlanTo(u16),
+    /// It goes to a UDP port in this set and has a VXLAN header.
+    VxlanTo(&'static str),
+    /// Its destination is one of these addresses.
+    ToOneOf(Family, BTreeSet<IpAddr>),
     /// Its VNI is in this set.
     VniIn(&'static str),
     /// Its source and its VNI are in this set.
@@ -184,6 +188,8 @@ pub(super) enum Action {
     SetMark(u32),
     /// Marks it as let in, for later rules and for the packet inside it ([`By`]).
     LetIn(By),
+    /// Takes the mark away: who is inside of a packet that was let in was not.
+    LetInNoMore,
     /// Adds its source to a set.
     NoteSource(Family, String),
     /// Adds its source and inner source to a set.
@@ -223,4 +229,6 @@ pub(super) enum By {
     Header,
     /// By its port alone.
     Port,
+    /// As that of a member of a network over several hosts, by what is inside too.
+    Member,
 }

@@ -16,7 +16,7 @@ use super::{
     chains,
     facts::HostFacts,
     policy,
-    segments::{Foundation, INTERNAL, VNIS, WITHIN},
+    segments::{Foundation, INTERNAL, UDP_PORTS, VNIS, WITHIN},
     support::Nftables,
 };
 
@@ -39,6 +39,8 @@ pub struct SegmentShare {
     pub blocks: Vec<Prefix>,
     /// The other hosts, by their identities.
     pub members: OrdMap<String, Arc<SegmentMember>>,
+    /// The single addresses that hosts have, this one among them. They are not those of a block around them.
+    pub singles: OrdSet<IpAddr>,
     /// The desired state of its devices on this host: whom its neighbours name may send to this host's containers.
     pub net: DesiredNet,
     /// The ports of containers on the bridge.
@@ -54,6 +56,13 @@ pub struct SegmentMember {
     pub blocks: Vec<Prefix>,
     /// Its single addresses, each with its MAC.
     pub addresses: Vec<(IpAddr, MacAddr)>,
+}
+
+impl SegmentMember {
+    /// True if a block of it has this address.
+    fn has_around(&self, address: IpAddr) -> bool {
+        self.blocks.iter().any(|block| block.contains(address))
+    }
 }
 
 /// The rules of all networks over several hosts. All have the same few; what differs is in sets.
@@ -173,7 +182,6 @@ impl Built {
             return None;
         }
         let foundation = Foundation {
-            ports: shares.clone().map(|share| share.port).collect(),
             local: shares.clone().map(|share| share.local).collect(),
             checks_sources: facts.checks_sources(),
             lens: shares.clone().flat_map(lens).chain(SINGLES).collect(),
@@ -239,7 +247,8 @@ fn set_of<'t>(table: &'t mut DesiredTable, bridge: Option<&'t mut DesiredTable>,
 /// The elements of a network by itself.
 fn own_elements(share: &SegmentShare) -> impl Iterator<Item = (&'static str, Element)> {
     let internal = share.internal.then_some((INTERNAL, Element::Link(share.bridge)));
-    [(VNIS, Element::Vni(share.vni)), (WITHIN, Element::Within(share.bridge))].into_iter().chain(internal)
+    let (vni, port) = ((VNIS, Element::Vni(share.vni)), (UDP_PORTS, Element::Port(share.port)));
+    [vni, port, (WITHIN, Element::Within(share.bridge))].into_iter().chain(internal)
 }
 
 /// The members that are gone (false) and those that are new (true). One that has changed is both, and so are all if the network is another, or has
@@ -252,7 +261,11 @@ fn changed_members(old: Option<&SegmentShare>, new: Option<&SegmentShare>) -> Ve
         let gone = before.values().map(|member| (member.clone(), false));
         return gone.chain(after.values().map(|member| (member.clone(), true))).collect();
     }
-    let mut changes = Vec::new();
+    let moved = moved_singles(old, new);
+    let has_moved = |member: &SegmentMember| moved.iter().any(|address| member.has_around(*address));
+    let same = before.iter().filter(|(id, member)| !moved.is_empty() && after.get(*id) == Some(member));
+    let same = same.filter(|(_, member)| has_moved(member));
+    let mut changes: Vec<_> = same.flat_map(|(_, member)| [(member.clone(), false), (member.clone(), true)]).collect();
     for item in before.diff(after) {
         match item {
             DiffItem::Add(_, member) => changes.push((member.clone(), true)),
@@ -263,6 +276,16 @@ fn changed_members(old: Option<&SegmentShare>, new: Option<&SegmentShare>) -> Ve
         }
     }
     changes
+}
+
+/// The single addresses that are new or gone.
+fn moved_singles(old: Option<&SegmentShare>, new: Option<&SegmentShare>) -> Vec<IpAddr> {
+    let nothing = OrdSet::new();
+    let (before, after) = (old.map_or(&nothing, |share| &share.singles), new.map_or(&nothing, |share| &share.singles));
+    let address = |item: ordset::DiffItem<'_, '_, IpAddr>| match item {
+        ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address) => *address,
+    };
+    before.diff(after).map(address).collect()
 }
 
 /// Replaces one network's part of a table by another. Elements of two networks are never the same, since each names a link.

@@ -12,7 +12,7 @@ use wire_state::{Attachment, DesiredTable, Hook, SegmentPurpose as P, Set, SetKi
 use super::{
     family_rules::{BRIDGES as CONTAINERS, source_kept},
     policy::add_chain,
-    rule::{Action, Behind, Is, Links, Match, Rule, SourcePort},
+    rule::{Action, Behind, By, Is, Links, Match, Rule, SourcePort},
 };
 
 /// The beginning of the names of sets of members.
@@ -23,6 +23,8 @@ pub(super) const BEHIND: &str = "behind-";
 const BRIDGES: &str = "wb.";
 /// The VNIs of the networks.
 pub(super) const VNIS: &str = "segment-vnis";
+/// The UDP ports of encapsulated packets. A set, whatever their number, so that a network with another one changes no rule.
+pub(super) const UDP_PORTS: &str = "segment-ports";
 /// Offset of the inner EtherType from the UDP header, in bytes (RFC 7348 §5).
 const UDP_VXLAN_AND_MACS: usize = 8 + 8 + 12;
 /// Offset of the packet inside from the UDP header, in bits.
@@ -50,8 +52,6 @@ pub(super) const CROSSING: &str = "segment-crossing";
 /// All that the rules depend on: little, and the same for nearly all networks of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Foundation {
-    /// The UDP ports of encapsulated packets.
-    pub(super) ports: BTreeSet<u16>,
     /// The sources of this host's own.
     pub(super) local: BTreeSet<IpAddr>,
     /// True if nftables can compare inner sources.
@@ -78,6 +78,7 @@ impl Foundation {
             table.sets.insert(name.to_owned(), Set { kind, elements: OrdSet::new() });
         };
         set(VNIS, SetKind::Vnis);
+        set(UDP_PORTS, SetKind::Ports);
         set(WITHIN, SetKind::Within);
         set(INTERNAL, SetKind::Links);
         for family in Family::ALL {
@@ -94,9 +95,10 @@ impl Foundation {
     fn incoming(&self) -> Vec<Rule> {
         let not_encapsulated = |matching| Rule::new("not encapsulated", [matching], [Action::Accept]);
         let mut rules = past_bridges();
-        rules.extend([Match::NotUdp, Match::PortIsNot(self.ports.clone())].map(not_encapsulated));
+        rules.extend([Match::NotUdp, Match::PortNotIn(UDP_PORTS)].map(not_encapsulated));
         if self.checks_sources {
-            rules.extend(Family::ALL.into_iter().flat_map(|outer| self.behind(outer)));
+            rules.extend(Family::ALL.into_iter().flat_map(|outer| self.usual(outer)));
+            rules.extend(Family::ALL.into_iter().flat_map(|outer| self.behind(outer, None, &LET_IN)));
         }
         rules.push(not_encapsulated(Match::Short));
         if self.checks_sources {
@@ -116,20 +118,28 @@ impl Foundation {
         rules
     }
 
-    /// Lets in what members send from their own blocks: nearly all packets, so these rules come first.
-    fn behind(&self, outer: Family) -> Vec<Rule> {
-        let untracked = self.untracked.contains(&outer).then_some(Action::NoTrack);
-        let actions: Vec<Action> = untracked.into_iter().chain([Action::Accept]).collect();
+    /// Lets in what members send to this host's own address, and keeps it out of connection tracking: nearly all packets, so these rules come first.
+    /// What only passes through this host is tracked, since rules of others about what it forwards may need that.
+    fn usual(&self, outer: Family) -> Vec<Rule> {
+        let local: BTreeSet<IpAddr> = self.local.iter().copied().filter(|local| Family::of(*local) == outer).collect();
+        if local.is_empty() || !self.untracked.contains(&outer) {
+            return Vec::new();
+        }
+        let [let_in, accept] = LET_IN;
+        self.behind(outer, Some(&Match::ToOneOf(outer, local)), &[let_in, Action::NoTrack, accept])
+    }
+
+    /// Lets in what members send from their own blocks.
+    fn behind(&self, outer: Family, to: Option<&Match>, actions: &[Action]) -> Vec<Rule> {
         // Those for blocks before those for single addresses, which are few.
         let keys = self.lens.iter().map(|(inner, len)| Behind::of(outer, *inner, *len));
         let arp = keys.clone().filter(|key| key.inner == Family::V4);
-        keys.map(|key| key.of_ip(&actions)).chain(arp.map(|key| key.of_arp(&actions))).collect()
+        keys.map(|key| key.of_ip(to, actions)).chain(arp.map(|key| key.of_arp(to, actions))).collect()
     }
 
     /// Encapsulated packets that others send with this host's address: to other members they would look like ours.
     fn translated(&self) -> Vec<Rule> {
-        let all = self.ports.iter().flat_map(|port| self.local.iter().map(move |local| (*port, *local)));
-        [source_kept()].into_iter().chain(all.map(|(port, local)| masqueraded(port, local))).collect()
+        [source_kept()].into_iter().chain(self.local.iter().copied().map(masqueraded)).collect()
     }
 }
 
@@ -138,17 +148,25 @@ impl Behind {
         Self { outer, inner, len, mac: MAC, source: source_of(inner) }
     }
 
-    fn of_ip(self, actions: &[Action]) -> Rule {
+    fn of_ip(self, to: Option<&Match>, actions: &[Action]) -> Rule {
         let matches = [ip_inside(self.inner), Match::Behind(self), not_of_containers()];
-        Rule::new(P::Inside(self.inner).words(), matches, actions)
+        Rule::new(P::Inside(self.inner).words(), with(to, matches), actions)
     }
 
     /// The MAC of the frame is looked up, and the one that is told.
-    fn of_arp(self, actions: &[Action]) -> Rule {
+    fn of_arp(self, to: Option<&Match>, actions: &[Action]) -> Rule {
         let told = |mac| Match::Behind(Self { mac, source: ARP_ADDRESS, ..self });
-        Rule::new("inside arp", [inside(ARP), told(MAC), told(ARP_MAC), not_of_containers()], actions)
+        let matches = [inside(ARP), told(MAC), told(ARP_MAC), not_of_containers()];
+        Rule::new("inside arp", with(to, matches), actions)
     }
 }
+
+fn with<const N: usize>(to: Option<&Match>, matches: [Match; N]) -> Vec<Match> {
+    to.into_iter().cloned().chain(matches).collect()
+}
+
+/// Marked, so that the table for bridges knows what was judged here.
+const LET_IN: [Action; 2] = [Action::LetIn(By::Member), Action::Accept];
 
 /// What this host gets of a network comes by the bridge, also for br_netfilter, and is checked there. By a port itself it comes only while the
 /// port is in no bridge, or does not have the flags that are desired. Ports are known by names that others may have too, so those of containers
@@ -158,8 +176,8 @@ fn past_bridges() -> Vec<Rule> {
     ports.map(|port| Rule::new("past bridges", port, [Action::CountIn(PAST_BRIDGES), Action::Drop])).into()
 }
 
-fn masqueraded(port: u16, local: IpAddr) -> Rule {
-    let matches = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::SourceWasNot(Family::of(local), local)];
+fn masqueraded(local: IpAddr) -> Rule {
+    let matches = [Match::VxlanTo(UDP_PORTS), Match::VniIn(VNIS), Match::SourceWasNot(Family::of(local), local)];
     Rule::new("masqueraded", matches, [Action::CountIn(NO_MEMBERS), Action::Drop])
 }
 

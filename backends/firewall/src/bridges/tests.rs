@@ -43,6 +43,7 @@ fn each_port_has_those_who_may_send_there() {
     add element bridge wire-agent senders-v4 { "wp33" . 02:57:0a:80:00:21 . 0.0.0.0, "wp33" . 02:57:0a:80:00:21 . 10.128.0.33, "wv.5000" . 02:57:0a:80:00:40 . 10.128.0.64 }
     add set bridge wire-agent senders-v6 { typeof iifname . ether saddr . @nh,64,128; }
     add element bridge wire-agent senders-v6 { "wp33" . 02:57:0a:80:00:21 . 0x0, "wp33" . 02:57:0a:80:00:21 . 0xfd575000000000000000000000000021, "wp33" . 02:57:0a:80:00:21 . 0xfe8000000000000000570afffe800021, "wv.5000" . 02:57:0a:80:00:40 . 0xfd575000000000000000000000000040, "wv.5000" . 02:57:0a:80:00:40 . 0xfe8000000000000000570afffe800040 }
+    add set bridge wire-agent tunnels { type ifname; }
     add chain bridge wire-agent senders { type filter hook prerouting priority -300; policy accept; }
     add rule bridge wire-agent senders ether type ip @ll,0,32 != 0x0180c200 iifname . ether saddr . ip saddr @senders-v4 accept comment "senders v4 c5e7fb56e478bbe6"
     add rule bridge wire-agent senders iifname "wp*" iifname != @ports counter name "forged" drop comment "containers not known d43c7b8f86b9c24b"

@@ -81,6 +81,7 @@ impl FirewallDataplane {
                     | Element::Source(_)
                     | Element::Sender(..)
                     | Element::Vni(_)
+                    | Element::Port(_)
                     | Element::Vtep(..)
                     | Element::Behind(..)
                     | Element::Within(_) => None,
@@ -94,6 +95,7 @@ impl FirewallDataplane {
                     | Element::Source(_)
                     | Element::Sender(..)
                     | Element::Vni(_)
+                    | Element::Port(_)
                     | Element::Vtep(..)
                     | Element::Behind(..)
                     | Element::Within(_) => None,

@@ -53,6 +53,17 @@ pub(super) fn run_in(namespace: &OwnedFd, command: &str) -> String {
     })
 }
 
+/// Sends a packet from a namespace.
+pub(super) fn send_from(namespace: &OwnedFd, to: &str, packet: &[u8]) {
+    std::thread::scope(|scope| {
+        let inside = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            UdpSocket::bind("0.0.0.0:0").unwrap().send_to(packet, to).unwrap();
+        };
+        scope.spawn(inside).join().unwrap();
+    });
+}
+
 impl Bridge {
     fn new() -> Self {
         run("ip link set lo up; ip address add 192.0.2.1/24 dev lo; ip address add 192.0.2.2/24 dev lo");

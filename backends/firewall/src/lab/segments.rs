@@ -11,7 +11,7 @@ use wire_netlink::lab::{in_namespace, run};
 use wire_state::{DesiredFirewall, DesiredNet, FirewallOp};
 
 use super::{
-    bridges::{new_namespace, packets, run_in, wait_until},
+    bridges::{new_namespace, packets, run_in, send_from, wait_until},
     reconciler, repair,
 };
 use crate::{HostFacts, SegmentFilter, SegmentMember, SegmentShare, tests::name};
@@ -43,6 +43,7 @@ fn share(number: u32, publics: &[&str]) -> SegmentShare {
         port: 8472,
         blocks: blocks.clone(),
         members: publics.iter().map(member).collect(),
+        singles: [single].into_iter().collect(),
         net: DesiredNet::default(),
         ports: Vec::new(),
     }
@@ -325,5 +326,39 @@ fn networks_and_members_that_come_and_go_change_elements_alone_and_the_kernel_ha
             let report = other.round(desired);
             assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
         }
+    });
+}
+
+#[test]
+fn what_only_passes_this_host_stays_in_connection_tracking_and_what_comes_to_it_does_not() {
+    in_namespace(|| {
+        run("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
+        let [member, other] = [("one", "192.0.2", "2"), ("two", "198.51.100", "2")].map(|(link, net, last)| {
+            let namespace = new_namespace();
+            let peer = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+            run(&format!("ip link add {link} type veth peer name eth0 netns {peer}; ip link set {link} up"));
+            run(&format!("ip addr add {net}.1/24 dev {link}"));
+            run_in(&namespace, &format!("ip link set eth0 up; ip addr add {net}.{last}/24 dev eth0"));
+            run_in(&namespace, &format!("ip route add default via {net}.1"));
+            namespace
+        });
+        run("nft add table ip operator; nft add counter ip operator untracked; nft add counter ip operator passed");
+        run("nft 'add chain ip operator in { type filter hook input priority 0; }'");
+        run("nft add rule ip operator in udp dport 8472 ct state untracked counter name untracked");
+        run("nft 'add chain ip operator through { type filter hook forward priority 0; policy drop; }'");
+        run("nft add rule ip operator through ct state new,established counter name passed accept");
+        assert!(reconciler().round(&desired()).converged);
+        let counted = |counter: &str| packets(&run(&format!("nft list counter ip operator {counter}")));
+        let packet = Inside::default().packet();
+        send_from(&member, "198.51.100.2:8472", &packet);
+        wait_until("a packet that passes", || counted("passed") == 1);
+        send_from(&member, "192.0.2.1:8472", &packet);
+        wait_until("a packet to this host", || counted("untracked") == 1);
+        // Of another block.
+        let forged = Inside { source: "10.128.0.96", ..Inside::default() }.packet();
+        send_from(&member, "198.51.100.2:8472", &forged);
+        wait_until("a forged packet", || self::counted("segment-forged") == 1);
+        assert_eq!(counted("passed"), 1);
+        drop(other);
     });
 }

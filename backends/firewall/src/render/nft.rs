@@ -1,7 +1,7 @@
 //! Rules in nft's language, with their marks. The checksum in a mark is that of the text: another text for the same rule
 //! is put anew on each host.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use wire_net::{Family, MacAddr, NetworkName};
 use wire_state::names;
@@ -40,7 +40,9 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::NotUdp => "meta l4proto != udp".to_owned(),
         // By number: not every nft knows the name (RFC 2003).
         Match::NotIpip => "meta l4proto != 4".to_owned(),
-        Match::PortIsNot(ports) => format!("udp dport != {}", port_or_ports(ports)),
+        Match::PortIsNot(port) => format!("udp dport != {port}"),
+        Match::PortNotIn(set) => format!("udp dport != @{set}"),
+        Match::ToOneOf(family, all) => format!("{} daddr {}", ip(*family), one_or_all(all)),
         // UDP's header and that of VXLAN, in bytes (RFC 768, RFC 7348 §5).
         Match::Short => "udp length < 16".to_owned(),
         Match::Header(is, Header::Whole(bytes)) => {
@@ -58,7 +60,7 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::OnlyPassing => "fib daddr type unicast".to_owned(),
         Match::TcpOrUdp => "meta l4proto { tcp, udp }".to_owned(),
         Match::Established => "ct state established".to_owned(),
-        Match::VxlanTo(port) => format!("udp dport {port} udp length >= 16"),
+        Match::VxlanTo(set) => format!("udp dport @{set} udp length >= 16"),
         Match::VniIn(set) => format!("@th,96,24 @{set}"),
         Match::Vtep(family, set) => format!("{} saddr . @th,96,24 @{set}", ip(*family)),
         Match::Behind(key) => behind_key(key),
@@ -108,6 +110,7 @@ fn action(action: &Action, network: &NetworkName) -> String {
         Action::CountIn(counter) => format!("counter name \"{counter}\""),
         Action::NoTrack => "notrack".to_owned(),
         Action::LetIn(by) => format!("meta priority set {}", priority(*by, network)),
+        Action::LetInNoMore => "meta priority set none".to_owned(),
         Action::SetMark(bits) => format!("meta mark set meta mark or {bits:#x}"),
         Action::NoteSource(family, set) => format!("update @{set} {{ {} saddr }}", ip(*family)),
         Action::NotePair(key, set) => format!("update @{set} {{ {} }}", pair(key)),
@@ -170,9 +173,10 @@ fn hardware(mask: u128) -> MacAddr {
     MacAddr::new([a, b, c, d, e, g])
 }
 
-fn port_or_ports(ports: &BTreeSet<u16>) -> String {
-    let all: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    if let [port] = all.as_slice() { port.clone() } else { format!("{{ {} }}", all.join(", ")) }
+/// A comparison with a single address costs less than a set of one.
+fn one_or_all(addresses: &BTreeSet<IpAddr>) -> String {
+    let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    if let [one] = all.as_slice() { one.clone() } else { format!("{{ {} }}", all.join(", ")) }
 }
 
 /// The comparison before a value; nft needs none for equality.
@@ -189,5 +193,7 @@ fn priority(by: By, network: &NetworkName) -> String {
     match by {
         By::Header => format!("7769:{number:x}"),
         By::Port => format!("7769:{:x}", number + 1),
+        // The VNI and all else was compared, so all networks have the same.
+        By::Member => "776a:0".to_owned(),
     }
 }

@@ -20,6 +20,7 @@ fn share(number: u32, members: &[(u8, u8, Vec<u8>)]) -> Arc<SegmentShare> {
         port: 8472,
         blocks: vec!["10.128.1.0/27".parse().unwrap()],
         members: members.collect(),
+        singles: OrdSet::new(),
         net: DesiredNet::default(),
         ports: vec![ContainerPort {
             link: name(&format!("wp{number}")),
@@ -118,6 +119,50 @@ fn a_block_with_the_gateways_address_is_as_many_addresses_without_it() {
     let gateway =
         |element: &&Element| matches!(element, Element::Behind(_, _, _, of) if of.contains([10, 128, 0, 1].into()));
     assert!(sets["behind-v4-v4-32"].elements.iter().find(gateway).is_none());
+}
+
+#[test]
+fn a_block_around_a_single_address_of_another_host_is_as_many_addresses_without_it() {
+    let facts = facts(Support::default());
+    let all = networks([share(5001, &[(2, 2, vec![1])])]);
+    let mut filter = computed(&all, &facts);
+    let single: IpAddr = [10, 128, 0, 40].into();
+    let with = |singles: OrdSet<IpAddr>| {
+        let share = SegmentShare { singles, ..SegmentShare::clone(all.values().next().unwrap()) };
+        networks([Arc::new(share)])
+    };
+    let lens = |filter: &SegmentFilter| {
+        let sets = &filter.firewall().table.as_ref().unwrap().sets;
+        let has = sets["behind-v4-v4-32"].elements.contains(&Element::Behind(
+            [192, 0, 2, 2].into(),
+            Vni::new(5001).unwrap(),
+            MacAddr::of_container(single),
+            Prefix::host(single),
+        ));
+        (sets["behind-v4-v4-27"].elements.len(), sets["behind-v4-v4-32"].elements.len(), has)
+    };
+    assert_eq!(lens(&filter), (1, 0, false));
+    let elsewhere: IpAddr = [10, 128, 3, 40].into();
+    for (singles, expected) in
+        [(vec![elsewhere], (1, 0, false)), (vec![elsewhere, single], (0, 31, false)), (vec![], (1, 0, false))]
+    {
+        let networks = with(singles.into_iter().collect());
+        filter.update(networks.iter(), &facts);
+        assert_eq!(lens(&filter), expected);
+        assert_eq!(filter.firewall(), computed(&networks, &facts).firewall());
+    }
+}
+
+#[test]
+fn a_network_with_another_port_changes_elements_alone() {
+    let facts = facts(Support::default());
+    let one = networks([share(5000, &[])]);
+    let filter = computed(&one, &facts);
+    let other = Arc::new(SegmentShare { port: 4789, ..SegmentShare::clone(&share(5001, &[])) });
+    let both = networks([share(5000, &[]), other]);
+    assert!(filter.differs_in_elements_alone(both.values(), &facts));
+    let ports = &computed(&both, &facts).firewall().table.as_ref().unwrap().sets["segment-ports"].elements.clone();
+    assert_eq!(ports.iter().copied().collect::<Vec<_>>(), [Element::Port(4789), Element::Port(8472)]);
 }
 
 fn any_networks() -> impl Strategy<Value = Networks> {

@@ -162,6 +162,8 @@ pub enum SetKind {
     Senders(Family),
     /// Networks of VXLAN.
     Vnis,
+    /// UDP ports.
+    Ports,
     /// Public addresses, each with a network of VXLAN that it is a member of.
     Vteps(Family),
     /// Public addresses of the first family, each with the networks of VXLAN, and the leading bits of MACs and of sources of the second family that
@@ -194,6 +196,8 @@ pub enum Element {
     Sender(LinkName, MacAddr, IpAddr),
     /// A network of VXLAN.
     Vni(Vni),
+    /// A UDP port.
+    Port(u16),
     /// A host, and a network of VXLAN that it is a member of.
     Vtep(IpAddr, Vni),
     /// A host, a network of VXLAN that it is a member of, and the block of addresses that it has there, with the first MAC of it.
@@ -363,6 +367,7 @@ impl fmt::Display for Element {
             Self::Lease(public, subnet) | Self::Subnet(public, subnet) => write!(f, "{subnet} of {public}"),
             Self::Source(subnet) => subnet.fmt(f),
             Self::Sender(port, mac, address) => write!(f, "{address} of {mac} at {port}"),
+            Self::Port(port) => write!(f, "UDP port {port}"),
             Self::Vni(vni) => write!(f, "VNI {vni}"),
             Self::Vtep(host, vni) => write!(f, "{host} of VNI {vni}"),
             Self::Behind(host, vni, mac, block) => write!(f, "{block} from {mac} of {host} in VNI {vni}"),

@@ -117,7 +117,9 @@ impl Walk<'_> {
                 self.hops.push(Hop::LetIn(purpose));
                 Ok(true)
             }
-            Verdict::Dropped(purpose) => Err(Reason::Rule { chain: chain_name, purpose }.into()),
+            Verdict::Dropped(purpose) => {
+                Err(Reason::Rule { chain: chain_of(purpose, table, chain_name), purpose }.into())
+            }
             Verdict::DroppedByPolicy => Err(Reason::Policy { table: TableFamily::Inet, chain: chain_name }.into()),
         }
     }
@@ -139,6 +141,13 @@ fn with_called<'t>(table: &'t ObservedTable, rule: &'t ObservedRule) -> &'t [Obs
         return std::slice::from_ref(rule);
     }
     table.chains.get(DECAPSULATED).map_or(&[], |called| &called.rules)
+}
+
+/// The chain that has the rule: what comes out of overlay devices is judged in the one that is called.
+fn chain_of(purpose: Purpose, table: &ObservedTable, chain: &'static str) -> &'static str {
+    let called = table.chains.get(DECAPSULATED);
+    let has = called.is_some_and(|called| called.rules.iter().any(|rule| Purpose::of(rule) == Some(purpose)));
+    if has { DECAPSULATED } else { chain }
 }
 
 /// A packet before one chain of our table.
@@ -269,6 +278,7 @@ impl Judge<'_> {
             | SetKind::Leases(_)
             | SetKind::Senders(_)
             | SetKind::Vnis
+            | SetKind::Ports
             | SetKind::Vteps(_)
             | SetKind::Behind(..)
             | SetKind::Advertised(_)
@@ -294,6 +304,7 @@ impl Judge<'_> {
             | SetKind::Sources(..)
             | SetKind::Senders(_)
             | SetKind::Vnis
+            | SetKind::Ports
             | SetKind::Vteps(_)
             | SetKind::Behind(..)
             | SetKind::Advertised(_)

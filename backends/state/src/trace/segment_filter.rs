@@ -29,6 +29,8 @@ const SENDERS: Place =
 const INTERNAL: &str = "segment-internal";
 /// The ports whose senders are checked.
 const PORTS: &str = "ports";
+/// The ports where the agent puts the frames of other hosts.
+const TUNNELS: &str = "tunnels";
 /// The beginning of the names of ports of containers.
 const CONTAINER_PORTS: &str = "wp";
 /// The beginning of the names of devices of flat networks.
@@ -41,28 +43,30 @@ enum Verdict {
 }
 
 impl Walk<'_> {
-    /// Judges an encapsulated packet that comes in by a link: of a network over several hosts, its members alone may send.
-    pub(super) fn judge_member(&mut self, packet: &Packet, link: LinkName) -> Step<()> {
+    /// Judges an encapsulated packet that comes in by a link: of a network over several hosts, its members alone may send. Tells whether a rule has
+    /// let it in by its inner source.
+    pub(super) fn judge_member(&mut self, packet: &Packet, link: LinkName) -> Step<bool> {
         let Some(Encapsulated { header: Some(header), packet: inner }) = packet.inner.as_deref() else {
-            return Ok(());
+            return Ok(false);
         };
         let is_ours = self.host.devices().any(|device| is_overlay(device.name) && device.port == packet.udp_port);
         if !is_ours {
-            return Ok(());
+            return Ok(false);
         }
         let is_local = self.host.link_of(packet.destination).is_some();
         let outer = Outer { packet, header, inner, link, is_local };
-        self.judge(&MEMBERS, |table, purpose| outer.verdict(table, purpose))
+        let accepted = self.judge(&MEMBERS, |table, purpose| outer.verdict(table, purpose))?;
+        Ok(matches!(accepted, Some(SegmentPurpose::Inside(_))))
     }
 
     /// Judges a frame that comes in at a port of a bridge.
     pub(super) fn judge_sender(&mut self, frame: &Frame<'_>, port: LinkName) -> Step<()> {
-        self.judge(&SENDERS, |table, purpose| at_port(table, frame, port, purpose))
+        self.judge(&SENDERS, |table, purpose| at_port(table, frame, port, purpose)).map(drop)
     }
 
     /// Judges a packet that is forwarded.
     pub(super) fn judge_crossing(&mut self, from: LinkName, to: LinkName) -> Step<()> {
-        self.judge(&THROUGH, |table, purpose| crossing(table, from, to, purpose))
+        self.judge(&THROUGH, |table, purpose| crossing(table, from, to, purpose)).map(drop)
     }
 
     /// The source that a forwarded packet leaves with.
@@ -76,19 +80,19 @@ impl Walk<'_> {
         self.host.address_on(to, Family::of(source))
     }
 
-    /// Asks the rules of a chain in their order.
+    /// Asks the rules of a chain in their order. Tells which one has accepted it.
     fn judge(
         &mut self,
         place: &Place,
         verdict: impl Fn(&ObservedTable, SegmentPurpose) -> Option<Verdict>,
-    ) -> Step<()> {
-        let Some((table, chain)) = self.chain(place) else { return Ok(()) };
+    ) -> Step<Option<SegmentPurpose>> {
+        let Some((table, chain)) = self.chain(place) else { return Ok(None) };
         let (table_family, name) = (place.family, place.name);
         for purpose in chain.rules.iter().filter_map(SegmentPurpose::of) {
             match verdict(table, purpose) {
                 Some(Verdict::Accepted) => {
                     self.hops.push(Hop::Accepted(table_family, purpose));
-                    return Ok(());
+                    return Ok(Some(purpose));
                 }
                 Some(Verdict::Dropped) => {
                     return Err(Reason::SegmentRule { table: table_family, chain: name, purpose }.into());
@@ -97,7 +101,7 @@ impl Walk<'_> {
             }
         }
         match chain.policy {
-            ChainPolicy::Accept => Ok(()),
+            ChainPolicy::Accept => Ok(None),
             ChainPolicy::Drop => Err(Reason::Policy { table: table_family, chain: name }.into()),
         }
     }
@@ -188,7 +192,10 @@ fn at_port(table: &ObservedTable, frame: &Frame<'_>, port: LinkName, purpose: Se
         P::UnknownContainers => (is_like(CONTAINER_PORTS) && !is_known).then_some(Verdict::Dropped),
         P::UnknownHosts => (is_like(OVERLAYS) && !is_known).then_some(Verdict::Dropped),
         P::NotChecked => (!is_known).then_some(Verdict::Accepted),
-        P::JudgedBefore => (is_like(OVERLAYS) && is_known).then_some(Verdict::Accepted),
+        P::JudgedBefore => {
+            let is_judged = is_like(OVERLAYS) && frame.let_in || is_in(table, TUNNELS, port);
+            (is_judged && is_known).then_some(Verdict::Accepted)
+        }
         P::Senders(of) if of == family => frame.source.filter(|mac| is_sender(*mac)).map(|_| Verdict::Accepted),
         P::NoSource(of) if of == family => (is_like(OVERLAYS) && source.is_unspecified()).then_some(Verdict::Dropped),
         P::Forged => Some(Verdict::Dropped),

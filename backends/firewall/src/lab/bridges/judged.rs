@@ -5,10 +5,14 @@ use std::sync::Arc;
 use wire_net::{DualStack, NetworkName};
 
 use super::*;
-use crate::{HostFacts, SegmentFilter, SegmentMember, SegmentShare};
+use crate::{HostFacts, Nftables, SegmentFilter, SegmentMember, SegmentShare, Support};
 
 /// The rules for a network of which the other host has 10.128.0.64/27, and 10.128.9.9 with a MAC of its own.
 fn desired() -> DesiredFirewall {
+    desired_with(8472, Support::default())
+}
+
+fn desired_with(udp_port: u16, support: Support) -> DesiredFirewall {
     let kind = DesiredKind::Kernel(KernelKind::Vxlan(DesiredVxlan::new(Vni::new(5000).unwrap())));
     let link = DesiredLink { master: Some(name("wb.5000")), ..DesiredLink::new(kind, Mtu(1450)) };
     let net = DesiredNet { links: [(name("wv.5000"), link)].into_iter().collect(), ..DesiredNet::default() };
@@ -28,15 +32,16 @@ fn desired() -> DesiredFirewall {
         pools: DualStack { v4: "10.128.0.0/20".parse().ok(), v6: "fd57:5000::/64".parse().ok() },
         internal: false,
         local: [192, 0, 2, 1].into(),
-        port: 8472,
+        port: udp_port,
         blocks: Vec::new(),
         members: [("other".to_owned(), Arc::new(member))].into_iter().collect(),
+        singles: [IpAddr::from([10, 128, 9, 9])].into_iter().collect(),
         net,
         ports: vec![port(33), port(34)],
     };
     let (network, share): (NetworkName, _) = ("blue".parse().unwrap(), Arc::new(share));
     let mut filter = SegmentFilter::default();
-    filter.update([(&network, &share)].into_iter(), &HostFacts::default());
+    filter.update([(&network, &share)].into_iter(), &HostFacts { support, ..HostFacts::default() });
     DesiredFirewall { chains: [].into(), ..DesiredFirewall::clone(filter.firewall()) }
 }
 
@@ -98,5 +103,74 @@ fn what_a_member_advertises_is_its_own_whatever_stands_before_it_and_it_is_no_ro
         }
         run("ip link set wv.5000 name wv.5001");
         bridge.assert_dropped("a device that is not known", &ipv4(mac(64), [10, 128, 0, 64].into()));
+    });
+}
+
+/// A stranger, for whom an operator leads another UDP port to that of VXLAN.
+fn redirected_stranger() -> OwnedFd {
+    let stranger = new_namespace();
+    let peer = format!("/proc/{}/fd/{}", std::process::id(), stranger.as_raw_fd());
+    run(&format!("ip link add out type veth peer name eth0 netns {peer}; ip link set out up"));
+    run("ip addr add 203.0.113.1/24 dev out; nft add table ip operator");
+    run("nft 'add chain ip operator in { type nat hook prerouting priority dstnat; }'");
+    run("nft add rule ip operator in udp dport 7777 redirect to :8472");
+    run_in(&stranger, "ip link set eth0 up; ip addr add 203.0.113.2/24 dev eth0");
+    stranger
+}
+
+#[test]
+fn what_somebody_brings_to_the_device_past_the_rules_reaches_nobody() {
+    in_namespace(|| {
+        let (bridge, stranger) = (Bridge::new(), redirected_stranger());
+        let (v4, v6): (IpAddr, IpAddr) = ([10, 128, 0, 64].into(), "fd57:5000::a80:40".parse().unwrap());
+        let packet = |frame: &[u8]| [&[8, 0, 0, 0, 0, 0x13, 0x88, 0], frame].concat();
+        let bring = |frame: &[u8]| send_from(&stranger, "203.0.113.1:7777", &packet(frame));
+        let frames = [
+            ("IPv4", ipv4(mac(64), v4)),
+            ("ARP", arp(mac(64), mac(64), v4)),
+            ("IPv6", icmpv6(mac(64), v6, 128, v6)),
+            ("an advertisement", icmpv6(mac(64), v6, 136, v6)),
+        ];
+        let before = bridge.arrived();
+        wait_until("without rules", || {
+            bring(&frames[0].1);
+            bridge.arrived() > before
+        });
+        let report = reconciler().round(&desired());
+        assert!(report.converged, "{report:?}");
+        for (what, frame) in &frames {
+            bridge.assert_arrives(what, frame);
+            let (arrived, dropped) = (bridge.arrived(), forged());
+            bring(frame);
+            wait_until(what, || forged() > dropped);
+            assert_eq!((bridge.arrived(), forged()), (arrived, dropped + 1), "{what}");
+        }
+    });
+}
+
+#[test]
+fn while_no_rule_judges_packets_their_frames_reach_nobody() {
+    in_namespace(|| {
+        let bridge = Bridge::new();
+        let whole = desired();
+        let frame = ipv4(mac(64), [10, 128, 0, 64].into());
+        assert!(reconciler().round(&whole).converged);
+        bridge.assert_arrives("all rules", &frame);
+        run("nft delete table inet wire-agent");
+        bridge.assert_dropped("a table that somebody has deleted", &frame);
+        let simple = desired_with(8472, Support { nftables: Nftables::Simple, ..Support::default() });
+        let mixed = |one: &DesiredFirewall, other: &DesiredFirewall| DesiredFirewall {
+            bridge: other.bridge.clone(),
+            ..one.clone()
+        };
+        // One of both tables could not be put when nftables was asked again, or the port was changed.
+        assert!(reconciler().round(&mixed(&simple, &whole)).converged);
+        bridge.assert_dropped("rules that compare no inner source", &frame);
+        assert!(reconciler().round(&mixed(&whole, &simple)).converged);
+        bridge.assert_dropped("no sender at the device", &frame);
+        assert!(reconciler().round(&desired_with(4789, Support::default())).converged);
+        bridge.assert_dropped("rules for another port", &frame);
+        assert!(reconciler().round(&whole).converged);
+        bridge.assert_arrives("all rules again", &frame);
     });
 }

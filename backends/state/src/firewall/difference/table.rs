@@ -73,6 +73,7 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             | SetKind::Sources(..)
             | SetKind::Senders(_)
             | SetKind::Vnis
+            | SetKind::Ports
             | SetKind::Vteps(_)
             | SetKind::Behind(..)
             | SetKind::Advertised(_)
@@ -239,6 +240,7 @@ impl fmt::Display for Content {
             SetKind::Sources(family, len) => write!(f, "{family} subnets of length {len}"),
             SetKind::Senders(family) => write!(f, "{family} senders at ports of bridges"),
             SetKind::Vnis => f.write_str("networks of VXLAN"),
+            SetKind::Ports => f.write_str("UDP ports"),
             SetKind::Vteps(family) => write!(f, "{family} members of networks of VXLAN"),
             SetKind::Behind(outer, inner, len) => write!(f, "{inner} sources of length {len} behind {outer} hosts"),
             SetKind::Advertised(len) => {
