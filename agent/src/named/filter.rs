@@ -1,11 +1,11 @@
 //! The share of a network by name in the packet filter. Pure.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 use wire_backends::{NetFromSegment, Segment, SegmentHost, SegmentHosts};
 use wire_firewall::{ContainerPort, SegmentMember, SegmentShare};
-use wire_net::{Family, Prefix};
+use wire_net::Family;
 
 /// The other hosts of a network as the packet filter sees them, brought forward with the network's hosts.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub(super) struct Members {
     /// The underlay's family, and the hosts that they follow from.
     of: Option<(Family, OrdMap<String, Arc<SegmentHost>>)>,
     members: OrdMap<String, Arc<SegmentMember>>,
+    /// The single addresses of these hosts.
+    singles: OrdSet<IpAddr>,
 }
 
 impl Members {
@@ -22,9 +24,11 @@ impl Members {
             Some((family, before)) if family == underlay => before,
             Some(_) | None => {
                 self.members = OrdMap::new();
+                self.singles = OrdSet::new();
                 OrdMap::new()
             }
         };
+        self.follow_singles(&before, hosts);
         for item in before.diff(hosts) {
             let (id, host) = match item {
                 DiffItem::Add(id, host) | DiffItem::Update { new: (id, host), .. } => (id, Some(host)),
@@ -37,13 +41,30 @@ impl Members {
         }
         self.of = Some((underlay, hosts.clone()));
     }
+
+    /// Those that are gone first: another host may have one of them now.
+    fn follow_singles(&mut self, before: &OrdMap<String, Arc<SegmentHost>>, hosts: &OrdMap<String, Arc<SegmentHost>>) {
+        let mut come: Vec<&Arc<SegmentHost>> = Vec::new();
+        for item in before.diff(hosts) {
+            let (old, new) = match item {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            for address in old.into_iter().flat_map(|host| host.addresses.keys()) {
+                self.singles.remove(address);
+            }
+            come.extend(new);
+        }
+        self.singles.extend(come.into_iter().flat_map(|host| host.addresses.keys().copied()));
+    }
 }
 
 /// A host as it sends to this one; `None` if it cannot.
 fn member(host: &SegmentHost, underlay: Family) -> Option<SegmentMember> {
     let public = *host.public.get(underlay)?;
-    let singles = host.addresses.keys().map(|address| Prefix::host(*address));
-    Some(SegmentMember { public, sources: host.blocks.iter().copied().chain(singles).collect() })
+    let addresses = host.addresses.iter().map(|(address, mac)| (*address, *mac)).collect();
+    Some(SegmentMember { public, blocks: host.blocks.iter().copied().collect(), addresses })
 }
 
 /// The share of a network with these hosts.
@@ -55,7 +76,9 @@ pub(super) fn share(
 ) -> SegmentShare {
     members.follow(&hosts.others, Family::of(segment.outer.local));
     SegmentShare {
+        blocks: hosts.own.blocks.iter().copied().collect(),
         members: members.members.clone(),
+        singles: members.singles.clone().union(hosts.own.addresses.keys().copied().collect()),
         net: computed.net().clone(),
         ports: ports.to_vec(),
         ..alone(segment)
@@ -71,7 +94,9 @@ pub(super) fn alone(segment: &Segment) -> SegmentShare {
         internal: segment.internal,
         local: segment.outer.local,
         port: segment.outer.port,
+        blocks: Vec::new(),
         members: OrdMap::new(),
+        singles: OrdSet::new(),
         net: NetFromSegment::new(segment, &SegmentHosts::default()).net().clone(),
         ports: Vec::new(),
     }

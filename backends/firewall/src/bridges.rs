@@ -1,10 +1,14 @@
 //! Our table for frames that the bridges of networks over several hosts forward: who may send at which port. Pure.
 //!
-//! Each port has the MACs and addresses that may send there: a container's port its own, the VXLAN device those of other hosts. What is sent
-//! with others is dropped and counted, by IP, ARP and neighbour discovery; and so are frames with VLAN tags, and those to the groups of a link. A port with one of our names (`wp…`, `wv.…`)
+//! Each port of a container has the MACs and addresses that may send there. What is sent with others is dropped and counted, by IP, ARP and neighbour
+//! discovery; and so are frames with VLAN tags, and those to the groups of a link. What comes out of a VXLAN device was judged before it was
+//! decapsulated, but for what only neighbour discovery tells; where nftables cannot do that, the device has the senders of other hosts here. A port with one of our names (`wp…`, `wv.…`)
 //! that is not among them sends nothing, so it does not matter whether the port or its sender is there first.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 use wire_net::{Family, LinkName, MacAddr};
@@ -15,11 +19,15 @@ use wire_state::{
 
 use super::{
     policy::add_chain,
-    rule::{Action, Addresses, Is, Links, Match, Rule},
+    rule::{Action, Addresses, By, Is, Links, Match, Rule},
 };
 
 /// The ports whose senders are checked.
 const PORTS: &str = "ports";
+/// The beginning of the names of sets of addresses that other hosts may advertise.
+pub(super) const ADVERTISED: &str = "advertised-";
+/// The ports where the agent puts the frames of other hosts.
+const TUNNELS: &str = "tunnels";
 /// The counter of dropped frames.
 pub(super) const FORGED: &str = "forged";
 
@@ -43,17 +51,30 @@ pub struct BridgeTable {
     /// The VXLAN device of each bridge.
     overlays: Vec<(LinkName, LinkName)>,
     ports: Vec<ContainerPort>,
+    judged: Overlays,
+}
+
+/// Where that is judged what comes out of VXLAN devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlays {
+    /// Before it is decapsulated.
+    JudgedBefore,
+    /// At the device itself, by the addresses of other hosts.
+    Checked,
 }
 
 impl BridgeTable {
     /// Computes it from the desired state of the networks and the ports of containers.
     #[must_use]
-    pub fn new(net: &DesiredNet, ports: &[ContainerPort]) -> Self {
+    pub fn new(net: &DesiredNet, ports: &[ContainerPort], judged: Overlays) -> Self {
         let overlays = overlays(net);
-        let mut computed = Self { table: empty(), neighbours: OrdMap::new(), overlays, ports: ports.to_vec() };
+        let table = empty(judged, &BTreeSet::new());
+        let mut computed = Self { table, neighbours: OrdMap::new(), overlays, ports: ports.to_vec(), judged };
         let links = computed.overlays.iter().map(|(_, overlay)| *overlay).chain(ports.iter().map(|port| port.link));
         let links: OrdSet<Element> = links.map(Element::Link).collect();
         computed.table.sets.insert(PORTS.to_owned(), Set { kind: SetKind::Links, elements: links });
+        let tunnels = tunnels(net).map(Element::Link).collect();
+        computed.table.sets.insert(TUNNELS.to_owned(), Set { kind: SetKind::Links, elements: tunnels });
         for ContainerPort { link, mac, addresses } in ports {
             addresses.iter().chain(&unspecified()).for_each(|address| computed.add(*link, *mac, *address));
             computed.add(*link, *mac, link_local(*mac));
@@ -67,7 +88,7 @@ impl BridgeTable {
         if self.ports == ports && self.overlays == overlays(net) {
             self.follow(&net.neighbours);
         } else {
-            *self = Self::new(net, ports);
+            *self = Self::new(net, ports, self.judged);
         }
     }
 
@@ -79,6 +100,9 @@ impl BridgeTable {
 
     /// Takes over the neighbours on bridges: these are the senders behind their VXLAN devices.
     fn follow(&mut self, neighbours: &OrdMap<NeighbourKey, MacAddr>) {
+        if self.judged == Overlays::JudgedBefore {
+            return;
+        }
         let before = std::mem::replace(&mut self.neighbours, neighbours.clone());
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         for item in before.diff(neighbours) {
@@ -136,48 +160,114 @@ impl BridgeTable {
     }
 }
 
-/// The bridges with the VXLAN device that is a port of each.
+/// The TAP devices on bridges: the agent itself has judged each packet whose frame it puts there, so no rule has marked it.
+fn tunnels(net: &DesiredNet) -> impl Iterator<Item = LinkName> + '_ {
+    let is_tunnel = |link: &wire_state::DesiredLink| matches!(link.kind, wire_state::DesiredKind::Tunnel(_));
+    net.links.iter().filter(move |(_, link)| link.master.is_some() && is_tunnel(link)).map(|(name, _)| *name)
+}
+
+/// The bridges with the VXLAN device that is a port of each, or the TAP device in its place.
 fn overlays(net: &DesiredNet) -> Vec<(LinkName, LinkName)> {
     let vxlan = |link: &wire_state::DesiredLink| {
-        matches!(link.kind, wire_state::DesiredKind::Kernel(wire_state::KernelKind::Vxlan(_)))
+        matches!(
+            link.kind,
+            wire_state::DesiredKind::Kernel(wire_state::KernelKind::Vxlan(_)) | wire_state::DesiredKind::Tunnel(_)
+        )
     };
     net.links.iter().filter(|(_, link)| vxlan(link)).filter_map(|(name, link)| Some((link.master?, *name))).collect()
 }
 
-/// The table without ports.
-pub(super) fn empty() -> DesiredTable {
+/// The table without ports. `lens` are those of blocks of IPv6 addresses on other hosts.
+pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
     let name = OurTable { family: TableFamily::Bridge, ..OurTable::default() };
     let mut table = DesiredTable { name, ..DesiredTable::default() };
     let [v4, v6] = Family::ALL.map(senders);
-    let dropped = || [Action::CountIn(FORGED), Action::Drop];
-    let no_source = |family| Match::Source(family, Addresses::Is(lowest(family)));
-    let rules = [
+    let sender =
+        |family| Rule::new(P::Senders(family).words(), [Match::Sender(family, senders(family))], [Action::Accept]);
+    let usual = [Match::UsualFrame, Match::Sender(Family::V4, v4)];
+    let mut rules = vec![Rule::new(P::Senders(Family::V4).words(), usual, [Action::Accept])];
+    rules.extend(before(judged, &[Match::UsualFrame, Match::From(Links::In(PORTS))]));
+    rules.extend([
         // A port whose container is not known yet, or not any more.
         Rule::new(P::UnknownContainers.words(), [Match::FromLike("wp"), Match::From(Links::NotIn(PORTS))], dropped()),
-        Rule::new(P::UnknownHosts.words(), [Match::FromLike("wv."), Match::From(Links::NotIn(PORTS))], dropped()),
+        Rule::new(P::UnknownHosts.words(), [overlay(), Match::From(Links::NotIn(PORTS))], dropped()),
         Rule::new(P::NotChecked.words(), [Match::From(Links::NotIn(PORTS))], [Action::Accept]),
         Rule::new("tags", [Match::Tagged], dropped()),
         // They pass here, because the ports are told so (`PortFlag::GroupForwarding`), and go no further.
         Rule::new("groups of a link", [Match::ToLinkGroup], dropped()),
-        Rule::new(P::Senders(Family::V4).words(), [Match::Sender(Family::V4, v4)], [Action::Accept]),
-        Rule::new("routers", [Match::Routers], dropped()),
-        Rule::new("advertised", [Match::Advertised(Is::NotSo, v6)], dropped()),
-        Rule::new(P::Senders(Family::V6).words(), [Match::Sender(Family::V6, v6)], [Action::Accept]),
-        Rule::new("senders arp", [Match::ArpSender(v4)], [Action::Accept]),
-        // Of no use to other hosts, where addresses are given out by us, and no sign of a forger.
-        Rule::new(P::NoSource(Family::V4).words(), [Match::FromLike("wv."), no_source(Family::V4)], [Action::Drop]),
-        Rule::new(P::NoSource(Family::V6).words(), [Match::FromLike("wv."), no_source(Family::V6)], [Action::Drop]),
-        Rule::new(P::Forged.words(), [], dropped()),
-    ];
+    ]);
+    rules.extend([0x0800, 0x0806].into_iter().flat_map(|number| before(judged, &[Match::Frame(number)])));
+    rules.push(sender(Family::V4));
+    rules.push(Rule::new("routers", [Match::Routers], dropped()));
+    rules.extend(lens.iter().flat_map(|len| advertised_by_others(judged, *len)));
+    rules.push(Rule::new("advertised", [Match::Advertised(Is::NotSo, v6)], dropped()));
+    rules.extend(before(judged, &[Match::Frame(0x86dd)]));
+    rules.extend([sender(Family::V6), Rule::new("senders arp", [Match::ArpSender(v4)], [Action::Accept])]);
+    rules.extend(without_source(judged));
+    rules.push(Rule::new(P::Forged.words(), [], dropped()));
     // Where the bridge receives a frame, before anything is learnt of it (`br_handle_frame` of net/bridge).
     add_chain(&mut table, "senders", Attachment::filter(Hook::Prerouting, -300), &rules);
     table.counters = [FORGED.to_owned()].into();
-    table.sets.insert(PORTS.to_owned(), Set { kind: SetKind::Links, elements: OrdSet::new() });
+    for links in [PORTS, TUNNELS] {
+        table.sets.insert(links.to_owned(), Set { kind: SetKind::Links, elements: OrdSet::new() });
+    }
     for family in Family::ALL {
         let set = Set { kind: SetKind::Senders(family), elements: OrdSet::new() };
         table.sets.insert(senders(family).to_owned(), set);
     }
+    for len in lens {
+        let set = Set { kind: SetKind::Advertised(*len), elements: OrdSet::new() };
+        table.sets.insert(advertised(*len), set);
+    }
     table
+}
+
+/// Accepts frames of other hosts, if they were judged before. The kernel may have decapsulated what no rule of `inet` has judged (an operator's
+/// DNAT, a table that somebody has deleted or that could not be put): so a mark has to tell. It is taken away, since the frame may have a packet
+/// inside that is encapsulated itself.
+fn before(judged: Overlays, matches: &[Match]) -> Vec<Rule> {
+    accepted_before(judged, P::JudgedBefore.words(), matches)
+}
+
+/// Accepts advertisements of addresses in the sender's block.
+fn advertised_by_others(judged: Overlays, len: u8) -> Vec<Rule> {
+    accepted_before(judged, "advertised by others", &[Match::AdvertisedBlock(len, advertised(len))])
+}
+
+fn accepted_before(judged: Overlays, purpose: &'static str, matches: &[Match]) -> Vec<Rule> {
+    let by_rules = vec![overlay(), Match::LetIn(Is::So, By::Member)];
+    let by_agent = vec![Match::From(Links::In(TUNNELS))];
+    let rule = |first: Vec<Match>| {
+        let all: Vec<Match> = first.into_iter().chain(matches.iter().cloned()).collect();
+        Rule::new(purpose, all, [Action::LetInNoMore, Action::Accept])
+    };
+    match judged {
+        Overlays::JudgedBefore => [by_rules, by_agent].map(rule).into(),
+        Overlays::Checked => Vec::new(),
+    }
+}
+
+/// Drops what is of no use to other hosts, where addresses are given out by us, and no sign of a forger.
+fn without_source(judged: Overlays) -> Vec<Rule> {
+    let no_source = |family| [overlay(), Match::Source(family, Addresses::Is(lowest(family)))];
+    let rule = |family| Rule::new(P::NoSource(family).words(), no_source(family), [Action::Drop]);
+    match judged {
+        Overlays::JudgedBefore => Vec::new(),
+        Overlays::Checked => Family::ALL.map(rule).into(),
+    }
+}
+
+const fn overlay() -> Match {
+    Match::FromLike("wv.")
+}
+
+const fn dropped() -> [Action; 2] {
+    [Action::CountIn(FORGED), Action::Drop]
+}
+
+/// The name of the set of addresses of other hosts in blocks of one length.
+pub(super) fn advertised(len: u8) -> String {
+    format!("{ADVERTISED}{len}")
 }
 
 /// The name of the set of those who may send.
@@ -201,7 +291,7 @@ const fn lowest(family: Family) -> IpAddr {
 }
 
 /// The link-local address that follows from a MAC (RFC 4291, appendix A).
-fn link_local(mac: MacAddr) -> IpAddr {
+pub(super) fn link_local(mac: MacAddr) -> IpAddr {
     let [a, b, c, d, e, f] = mac.octets();
     IpAddr::V6(Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]))
 }

@@ -80,18 +80,27 @@ impl FamilyRules {
     }
 }
 
+/// The purpose of the chain that comes before all others, also of ours.
+pub(super) const FIRST: &str = "SEGMENTS";
 /// The beginning of the names of bridges of networks over several hosts.
 const BRIDGES: &str = "wb.";
 
-/// The chain that lets packets of networks over several hosts through, as all of the flat network's behind all rules of others: overrides a policy
-/// that drops. Which of them may lead where is decided before, in our own table. Frames that a bridge forwards come here too where br_netfilter is
-/// loaded.
-pub(super) fn of_segments(family: Family, network: &NetworkName) -> (ChainName, DesiredChain) {
+/// The chains that let packets of networks over several hosts through. Which of them may lead where is decided before, in our own table.
+///
+/// Frames that a bridge forwards come here too where br_netfilter is loaded: those within networks pass before all else, since each packet between
+/// containers is one. What leads out of a network or into one passes as all of the flat network's behind all rules of others: overrides a policy that
+/// drops.
+pub(super) fn of_segments(family: Family, network: &NetworkName) -> [(ChainName, DesiredChain); 2] {
     let from = Conditions { incoming: Some(LinkMatch::Like(BRIDGES)), ..Conditions::default() };
     let to = Conditions { outgoing: Some(LinkMatch::Like(BRIDGES)), ..Conditions::default() };
+    let within = [accept("within networks", Conditions { incoming: from.incoming, ..to })];
     let rules = [accept("out of a network", from), accept("into a network", to)];
-    let name = names::chain_of(network, "SEGMENTS");
-    chain(family, ChainTableKind::Filter, &name, &rules, &[("FORWARD", Place::Anywhere)])
+    let first =
+        chain(family, ChainTableKind::Filter, &names::chain_of(network, FIRST), &within, &[("FORWARD", Place::First)]);
+    // No bridge of Docker's is in its rule.
+    let first = (first.0, DesiredChain { internal_bridges: InternalBridges::Ignore, ..first.1 });
+    let name = names::chain_of(network, "SEGMENTS-POLICY");
+    [first, chain(family, ChainTableKind::Filter, &name, &rules, &[("FORWARD", Place::Anywhere)])]
 }
 
 /// A chain that is called from `callers`, each at its place.

@@ -8,13 +8,14 @@ use wire_netlink::attribute::{address, attributes, number, text};
 use wire_state::{ChainKind, Element, Hook, SetKind};
 
 use super::{
+    bridges::ADVERTISED,
     direct::DIRECT,
     nfta::{
         NFT_REG_VERDICT, NFTA_COUNTER_PACKETS, NFTA_DATA_VERDICT, NFTA_DYNSET_EXPR, NFTA_DYNSET_EXPRESSIONS,
         NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_LOOKUP_DREG, NFTA_MATCH_NAME, NFTA_OBJREF_IMM_TYPE,
         NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN,
     },
-    segments::{BEHIND, VNIS, VTEPS},
+    segments::{BEHIND, UDP_PORTS, VNIS, VTEPS},
     tracking::Effects,
 };
 
@@ -52,17 +53,23 @@ pub(super) fn set_kind(name: &str, flags: u32, key: u32) -> Option<SetKind> {
     match key {
         7 => addresses(name, flags, Family::V4),
         8 => addresses(name, flags, Family::V6),
+        13 if name == UDP_PORTS => Some(SetKind::Ports),
         41 => Some(SetKind::Links),
         // A concatenation of two types, six bits each in one number; 4 is a plain integer.
         0x1c4 => pairs(name, flags, Family::V4),
         0x204 => pairs(name, flags, Family::V6),
+        0x1c_4104 => behind(name, Family::V4),
+        0x20_4104 => behind(name, Family::V6),
         // A plain integer, as those of sets without a name in rules.
         4 if name == VNIS => Some(SetKind::Vnis),
         // ifname . ifname.
         0xa69 => Some(SetKind::Within),
         // ifname . ether_addr . ipv4_addr, and with an integer.
         0x29247 => Some(SetKind::Senders(Family::V4)),
-        0x29244 => Some(SetKind::Senders(Family::V6)),
+        0x29244 => match name.strip_prefix(ADVERTISED) {
+            Some(len) => Some(SetKind::Advertised(len.parse().ok()?)),
+            None => Some(SetKind::Senders(Family::V6)),
+        },
         _ => None,
     }
 }
@@ -82,14 +89,18 @@ fn pairs(name: &str, flags: u32, family: Family) -> Option<SetKind> {
     if name.starts_with(VTEPS) {
         return Some(SetKind::Vteps(family));
     }
-    if name.starts_with(BEHIND) {
-        return Some(SetKind::Behind(family, if name.ends_with("v4") { Family::V4 } else { Family::V6 }));
-    }
     match (flags & TIMEOUT != 0, flags & INTERVAL != 0) {
         (true, _) => Some(SetKind::Claims(family)),
         (false, true) => Some(SetKind::Leases(family)),
         (false, false) => Some(SetKind::Subnets(family, name.rsplit('-').next()?.parse().ok()?)),
     }
+}
+
+/// The kind of a set of hosts with the blocks that they have in networks.
+fn behind(name: &str, outer: Family) -> Option<SetKind> {
+    let (inner, len) = name.strip_prefix(BEHIND)?.split_once('-')?.1.split_once('-')?;
+    let inner = if inner == "v4" { Family::V4 } else { Family::V6 };
+    Some(SetKind::Behind(outer, inner, len.parse().ok()?))
 }
 
 pub(super) fn address_element(key: &[u8], _: &[u8]) -> Option<Element> {
@@ -112,6 +123,10 @@ pub(super) fn link_element(key: &[u8], _: &[u8]) -> Option<Element> {
 
 pub(super) fn vni_element(key: &[u8], _: &[u8]) -> Option<Element> {
     vni(key).map(Element::Vni)
+}
+
+pub(super) fn port_element(key: &[u8], _: &[u8]) -> Option<Element> {
+    key.try_into().ok().map(|port| Element::Port(u16::from_be_bytes(port)))
 }
 
 /// Reads a public address and the VNI of a network that it is a member of.
@@ -140,20 +155,22 @@ pub(super) fn sender_element(key: &[u8], _: &[u8]) -> Option<Element> {
 
 /// Reads a public address and the subnet leased to it, from the first and the last key of a range.
 pub(super) fn lease_element(first: &[u8], last: &[u8]) -> Option<Element> {
-    range_element(first, last, first.len() / 2)
-}
-
-/// The same for a public address of a family, and sources of any.
-pub(super) fn behind_element(first: &[u8], last: &[u8], outer: Family) -> Option<Element> {
-    range_element(first, last, usize::from(outer.bits() / 8))
-}
-
-fn range_element(first: &[u8], last: &[u8], public_len: usize) -> Option<Element> {
-    let (public, from) = first.split_at_checked(public_len)?;
+    let (public, from) = first.split_at_checked(first.len() / 2)?;
     let (from, to) = (address(from)?, address(last.get(public.len()..)?)?);
     let host = 128 - (address_bits(from) ^ address_bits(to)).leading_zeros();
     let len = Family::of(from).bits().checked_sub(u8::try_from(host).ok()?)?;
     Some(Element::Lease(address(public)?, Prefix::new(from, len).ok()?))
+}
+
+/// Reads a host, a network, and the first MAC and address of a block of that length. The families are those of the host and of the block. A key
+/// with other bits than the leading ones is no block's: rules never find it.
+pub(super) fn behind_element(key: &[u8], [outer, inner]: [Family; 2], len: u8) -> Option<Element> {
+    let (host, rest) = key.split_at_checked(usize::from(outer.bits() / 8))?;
+    let (number, rest) = rest.split_first_chunk::<4>()?;
+    let (hardware, rest) = rest.split_first_chunk::<6>()?;
+    let first = address(rest.get(2..)?).filter(|first| Family::of(*first) == inner)?;
+    let block = Prefix::new(first, len).ok().filter(|block| block.network() == first).unwrap_or(Prefix::host(first));
+    Some(Element::Behind(address(host)?, vni(number)?, MacAddr::new(*hardware), block))
 }
 
 fn address_bits(address: IpAddr) -> u128 {

@@ -72,7 +72,11 @@ fn key(element: &Element) -> (Vec<u8>, Option<Vec<u8>>) {
         Element::Link(link) => (name_of(*link), None),
         // A key of one field is not padded.
         Element::Vni(vni) => (vni_of(*vni)[..3].to_vec(), None),
+        Element::Port(port) => (port.to_be_bytes().to_vec(), None),
         Element::Vtep(host, vni) => ([octets(*host), vni_of(*vni)].concat(), None),
+        Element::Behind(host, vni, mac, block) => {
+            ([&octets(*host)[..], &vni_of(*vni), &mac.octets(), &[0; 2], &octets(block.network())].concat(), None)
+        }
         Element::Within(link) => ([name_of(*link), name_of(*link)].concat(), None),
         Element::Sender(port, mac, address) => {
             // The kernel pads each field of a key to 32 bits.
@@ -127,8 +131,8 @@ mod tests {
     use wire_netlink::attribute::attributes;
 
     use crate::decode::{
-        address_element, lease_element, link_element, sender_element, source_element, subnet_element, vni_element,
-        vtep_element, within_element,
+        address_element, behind_element, lease_element, link_element, port_element, sender_element, source_element,
+        subnet_element, vni_element, vtep_element, within_element,
     };
 
     fn lease(public: &str, first: &str, len: u8) -> Element {
@@ -144,6 +148,11 @@ mod tests {
         Element::Sender(port.parse().unwrap(), mac, address.parse().unwrap())
     }
 
+    fn behind(host: &str, first: &str, len: u8) -> Element {
+        let (vni, mac) = (Vni::new(16_777_214).unwrap(), "02:57:0a:80:00:40".parse().unwrap());
+        Element::Behind(host.parse().unwrap(), vni, mac, Prefix::new(first.parse().unwrap(), len).unwrap())
+    }
+
     /// Encodes the keys of an element and decodes them.
     fn read_back(element: &Element) -> Option<Element> {
         let (first, last) = key(element);
@@ -156,7 +165,11 @@ mod tests {
             Element::Source(subnet) => source_element(&first, subnet.len()),
             Element::Sender(..) => sender_element(&first, &last),
             Element::Vni(_) => vni_element(&first, &last),
+            Element::Port(_) => port_element(&first, &last),
             Element::Vtep(..) => vtep_element(&first, &last),
+            Element::Behind(host, _, _, block) => {
+                behind_element(&first, [Family::of(*host), block.family()], block.len())
+            }
             Element::Within(_) => within_element(&first, &last),
         }
     }
@@ -178,14 +191,29 @@ mod tests {
             Element::Source("10.5.52.0/22".parse().unwrap()),
             Element::Source("fd00:5:0:52::/64".parse().unwrap()),
             Element::Vni(Vni::new(16_777_215).unwrap()),
+            Element::Port(8472),
             Element::Vtep("192.0.2.7".parse().unwrap(), Vni::new(5000).unwrap()),
             Element::Vtep("2001:db8::7".parse().unwrap(), Vni::new(1).unwrap()),
+            behind("192.0.2.7", "10.128.0.64", 27),
+            behind("192.0.2.7", "fe80::57ff:fe0a:8000", 123),
+            behind("2001:db8::7", "10.128.0.64", 32),
+            behind("2001:db8::7", "fd57::a80:40", 123),
             Element::Within("wb.16777215".parse().unwrap()),
             sender("wp0123abcd", "10.128.0.5"),
             sender("wv.16777215", "fe80::57ff:fe0a:8000"),
         ] {
             assert_eq!(read_back(&element), Some(element));
         }
+    }
+
+    #[test]
+    fn a_key_that_no_rule_finds_is_not_read_as_the_block_that_it_is_close_to() {
+        let right = behind("192.0.2.7", "10.128.0.64", 27);
+        let (mut damaged, _) = key(&right);
+        *damaged.last_mut().unwrap() |= 1;
+        let read = behind_element(&damaged, [Family::V4; 2], 27).unwrap();
+        assert!(read != right);
+        assert_eq!(key(&read).0, damaged);
     }
 
     #[test]

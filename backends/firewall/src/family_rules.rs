@@ -111,7 +111,7 @@ impl FamilyRules {
     }
 
     /// Accepts nearly all encapsulated packets that come in: from a peer's address over the underlay link, with an
-    /// inner source in a subnet of the usual length that is leased to this address. All others are judged by the rules
+    /// inner source in a subnet of the usual length that is leased to this address. Behind the rule that lets other headers pass. All others are judged by the rules
     /// of [`Self::encapsulated`], and so are all from that link if it has containers too.
     ///
     /// `tracked` says that somebody else's rules need such packets in connection tracking.
@@ -120,7 +120,6 @@ impl FamilyRules {
         let parent = parent.filter(|parent| !bridges.contains(parent)).filter(is_plain);
         let from = Match::From(parent.map_or(Links::NotIn(BRIDGES), Links::Is));
         let mut matches = vec![from, self.destination(Addresses::Is(local?))];
-        matches.extend(self.device?.header().map(|header| Match::Header(Is::So, header)));
         matches.extend(self.inner_type());
         matches.push(self.of_usual_len()?);
         let untracked = (!tracked).then_some(Action::NoTrack);
@@ -321,10 +320,19 @@ pub(super) fn of_carrier(device: &OverlayDevice) -> Vec<Rule> {
     others.into_iter().map(|matching| not_encapsulated([matching])).collect()
 }
 
-/// Lets packets of another VNI pass: another network may use the same port.
-pub(super) fn of_network(device: &OverlayDevice) -> Vec<Rule> {
-    let rules = |header| [Match::Short, Match::Header(Is::NotSo, header)].map(|matching| not_encapsulated([matching]));
-    device.header().map(rules).into_iter().flatten().collect()
+/// Lets packets of another VNI pass: another network may use the same port. One that is too short to have a VNI does not match.
+pub(super) fn of_other_networks(device: &OverlayDevice) -> Option<Rule> {
+    device.header().map(|header| not_encapsulated([Match::Header(Is::NotSo, header)]))
+}
+
+/// Lets packets pass that have no VXLAN header.
+pub(super) fn too_short(device: &OverlayDevice) -> Option<Rule> {
+    device.header().map(|_| not_encapsulated([Match::Short]))
+}
+
+/// Lets packets pass that go out with the source that they had from the start.
+pub(super) fn source_kept() -> Rule {
+    Rule::new("source kept", [Match::SourceKept], [Action::Accept])
 }
 
 fn not_encapsulated(matches: impl Into<Vec<Match>>) -> Rule {

@@ -8,6 +8,8 @@ use wire_state::{
     OperatorDrop, Place, Position, names,
 };
 
+use super::chains::FIRST;
+
 /// flanneld's chains.
 const FLANNEL: [&str; 2] = ["FLANNEL-POSTRTG", "FLANNEL-FWD"];
 /// Chains of others that may call ours, besides the built-in ones.
@@ -26,6 +28,8 @@ pub(crate) fn read(listing: &str, family: Family, network: &NetworkName, firewal
 
 fn read_chains(listing: &str, family: Family, network: &NetworkName, firewall: &mut ObservedFirewall) {
     let mut table = None;
+    // Another chain of ours that wants the first place has the next one.
+    let first = names::chain_of(network, FIRST);
     // By caller: the number of its rules before this one. The call of another network's chain does not count: each is first among
     // those of others.
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();
@@ -56,14 +60,16 @@ fn read_chains(listing: &str, family: Family, network: &NetworkName, firewall: &
             {
                 continue;
             }
-            let place = before.entry(chain).and_modify(|count| *count += 1).or_insert(0);
+            let place = before.entry(chain).or_default();
+            let is_first = *place == 0;
+            *place += usize::from(target(rule) != Some(&first));
             // All chains of a table are declared before its first rule.
             let calls_ours = target(rule).filter(|target| firewall.chains.contains_key(&named(target)));
             if calls_ours.is_none() && !concerns(network, chain) {
                 firewall.used.insert(table);
             }
             if let Some(target) = calls_ours {
-                let position = if *place == 0 { Position::First } else { Position::Behind };
+                let position = if is_first { Position::First } else { Position::Behind };
                 let calls = &mut firewall.chains.entry(named(target)).or_default().calls;
                 let call =
                     calls.entry(chain.to_owned()).or_insert_with(|| ObservedCall { position, rules: Vec::new() });

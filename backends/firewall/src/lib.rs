@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod address_range;
+mod behind;
 mod bridges;
 mod chains;
 mod common_rule;
@@ -40,7 +41,7 @@ pub mod sim;
 mod support;
 mod tracking;
 
-pub use bridges::{BridgeTable, ContainerPort};
+pub use bridges::{BridgeTable, ContainerPort, Overlays};
 pub use dataplane::{Counted, FirewallDataplane, ForeignRules, SegmentsCounted};
 pub use facts::{DockerRules, HostFacts, TrackingReason};
 pub use from_peers::FirewallFromPeers;

@@ -28,11 +28,14 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
             SetKind::Subnets(family, len) => pair(family, len),
             SetKind::Sources(family, _) => format!("type {};", address(family)),
             SetKind::Vnis => "typeof @th,96,24;".to_owned(),
+            SetKind::Ports => "type inet_service;".to_owned(),
             SetKind::Vteps(family) => format!("typeof {} saddr . @th,96,24;", ip(family)),
-            SetKind::Behind(outer, inner) => format!("{} flags interval;", behind(outer, inner)),
+            SetKind::Behind(outer, inner, _) => behind(outer, inner),
             SetKind::Within => "type ifname . ifname;".to_owned(),
             SetKind::Senders(Family::V4) => "type ifname . ether_addr . ipv4_addr;".to_owned(),
-            SetKind::Senders(Family::V6) => "typeof iifname . ether saddr . @nh,64,128;".to_owned(),
+            SetKind::Senders(Family::V6) | SetKind::Advertised(_) => {
+                "typeof iifname . ether saddr . @nh,64,128;".to_owned()
+            }
             SetKind::Seen(family) => format!("type {}; {FILLED_BY_PACKETS}", address(family)),
             SetKind::Claims(family) => format!("{} {FILLED_BY_PACKETS}", pair(family, family.bits())),
         };
@@ -47,16 +50,23 @@ pub(crate) fn put_table(table: &DesiredTable) -> String {
         let spec = format!("hook ingress priority {priority}; devices = {{ {devices} }};");
         line(&mut text, format_args!("add flowtable {name} {flowtable} {{ {spec} }}"));
     }
+    // All chains first: rules call them.
     for (chain, content) in &table.chains {
-        let Attachment { kind, hook, priority, device } = content.attachment;
-        let device = device.map(|device| format!("device \"{device}\" ")).unwrap_or_default();
-        let spec = format!("type {kind} hook {hook} {device}priority {priority}; policy accept;");
-        line(&mut text, format_args!("add chain {name} {chain} {{ {spec} }}"));
+        let spec = content.attachment.as_ref().map(place).unwrap_or_default();
+        line(&mut text, format_args!("add chain {name} {chain}{spec}"));
+    }
+    for (chain, content) in &table.chains {
         for rule in &content.rules {
             line(&mut text, format_args!("add rule {name} {chain} {} comment \"{}\"", rule.text, rule.mark));
         }
     }
     text
+}
+
+/// The place of a chain that the kernel calls.
+fn place(Attachment { kind, hook, priority, device }: &Attachment) -> String {
+    let device = device.map(|device| format!("device \"{device}\" ")).unwrap_or_default();
+    format!(" {{ type {kind} hook {hook} {device}priority {priority}; policy accept; }}")
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -79,7 +89,12 @@ fn element(element: &Element) -> String {
         },
         Element::Source(subnet) => subnet.network().to_string(),
         Element::Vni(vni) => vni.to_string(),
+        Element::Port(port) => port.to_string(),
         Element::Vtep(host, vni) => format!("{host} . {vni}"),
+        Element::Behind(host, vni, mac, block) => {
+            let [a, b, c, d, e, g] = mac.octets();
+            format!("{host} . {vni} . {:#x} . {:#x}", u64::from_be_bytes([0, 0, a, b, c, d, e, g]), block.first_bits())
+        }
         Element::Within(link) => format!("\"{link}\" . \"{link}\""),
         Element::Sender(port, mac, IpAddr::V4(address)) => format!("\"{port}\" . {mac} . {address}"),
         Element::Sender(port, mac, IpAddr::V6(address)) => format!("\"{port}\" . {mac} . {:#x}", address.to_bits()),
@@ -107,13 +122,13 @@ fn pair(family: Family, bits: u8) -> String {
     }
 }
 
-/// The same for an inner source of any family.
+/// The key type of a public address, a VNI, an inner MAC and an inner source of any family.
 fn behind(outer: Family, inner: Family) -> String {
     let inner = match inner {
         Family::V4 => "@th,336,32",
         Family::V6 => "@th,304,128",
     };
-    format!("typeof {} saddr . {inner};", ip(outer))
+    format!("typeof {} saddr . @th,96,24 . @th,176,48 . {inner};", ip(outer))
 }
 
 const fn address(family: Family) -> &'static str {

@@ -7,13 +7,15 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use wire_net::{DualStack, Family, LinkName, NetworkName, Pool, Subnet};
 use wire_state::{
-    Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, FlannelRules, Hook, OurTable, Set, SetKind,
+    Attachment, BaseChain, DesiredFirewall, DesiredTable, Element, FlannelRules, Hook, OurTable, Purpose, Set, SetKind,
 };
 
 use super::{
     address_range::AddressRange,
     facts::{DockerRules, HostFacts, TrackingReason},
-    family_rules::{self, BRIDGES, FamilyRules, containers, counter, of_carrier, of_network},
+    family_rules::{
+        self, BRIDGES, FamilyRules, containers, counter, of_carrier, of_other_networks, source_kept, too_short,
+    },
     flowtable,
     from_peers::FirewallFromPeers,
     nat,
@@ -21,7 +23,7 @@ use super::{
     overlay_device::OverlayDevice,
     peer_sets::PeerSets,
     render,
-    rule::{Links, Match, Rule},
+    rule::{Action, Links, Match, Rule},
     support::Nftables,
 };
 
@@ -204,7 +206,7 @@ impl FirewallPolicy {
             &mut table,
             "encapsulated-out",
             Attachment::filter(Hook::Postrouting, 300),
-            &encapsulated(&device, masqueraded),
+            &sent(&device, masqueraded),
         );
         // After all other chains: what others drop never gets here.
         let doubted = || through.iter().filter(|rules| facts.doubted.contains(&rules.family));
@@ -239,11 +241,12 @@ impl FirewallPolicy {
         let named = |name: &str| format!("{name}{suffix}");
         let source_check = facts.checks_sources();
         // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
-        let mut arriving: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
-        arriving.extend(through.iter().flat_map(|rules| rules.spoofed(self.senders)));
+        let decapsulated = named(DECAPSULATED);
+        add(table, &decapsulated, None, &self.decapsulated(through, facts));
+        let mut arriving: Vec<Rule> =
+            table.chains.contains_key(&decapsulated).then(|| called(decapsulated)).into_iter().collect();
         arriving.extend(through.iter().flat_map(|rules| rules.direct(self.senders)));
         if self.forward && facts.docker != DockerRules::Iptables {
-            arriving.extend(through.iter().filter_map(|rules| rules.marked()));
             arriving.extend(through.iter().filter_map(|rules| rules.marked_direct()));
         }
         let passing: Vec<Rule> = through.iter().flat_map(|rules| rules.through()).collect();
@@ -252,10 +255,10 @@ impl FirewallPolicy {
         if self.senders == Senders::Anyone {
             incoming.extend(through.iter().map(|rules| rules.all_others()));
         }
-        arriving
-            .extend(of_carrier(device).into_iter().chain(through.iter().filter_map(|rules| self.usual(rules, facts))));
+        arriving.extend(of_carrier(device).into_iter().chain(of_other_networks(device)));
+        arriving.extend(through.iter().filter_map(|rules| self.usual(rules, facts)));
         if device.is_known_early() {
-            arriving.extend(of_network(device));
+            arriving.extend(too_short(device));
             arriving.extend(through.iter().filter_map(|rules| rules.as_if_from_us()).chain(passing));
             arriving.extend(through.iter().filter_map(|rules| rules.passing()).chain(incoming));
         } else {
@@ -278,6 +281,16 @@ impl FirewallPolicy {
         add_chain(table, &named("arriving"), Attachment::filter(Hook::Prerouting, -310), &arriving);
     }
 
+    /// The rules for what comes out of overlay devices. They are in a chain of their own, so that other packets pass them at once.
+    fn decapsulated(&self, through: &[&FamilyRules], facts: &HostFacts) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = through.iter().filter_map(|rules| rules.not_let_in()).collect();
+        rules.extend(through.iter().flat_map(|rules| rules.spoofed(self.senders)));
+        if self.forward && facts.docker != DockerRules::Iptables {
+            rules.extend(through.iter().filter_map(|rules| rules.marked()));
+        }
+        rules
+    }
+
     /// Adds the same chains for the second devices. What one chain accepts, the next hook's chains still judge.
     fn judge_beside(&self, table: &mut DesiredTable, through: &[&FamilyRules], facts: &HostFacts) {
         let beside: Vec<FamilyRules> = through.iter().filter_map(|rules| rules.of_second_device()).collect();
@@ -286,7 +299,7 @@ impl FirewallPolicy {
         self.judge(table, &beside, &Judged { device, suffix: "-beside" }, facts);
         let masqueraded = beside.iter().filter_map(|rules| rules.masqueraded()).collect();
         let attachment = Attachment::filter(Hook::Postrouting, 300);
-        add_chain(table, "encapsulated-out-beside", attachment, &encapsulated(&device, masqueraded));
+        add_chain(table, "encapsulated-out-beside", attachment, &sent(&device, masqueraded));
     }
 
     /// Adds what a network without an overlay device has: only packets without encapsulation are judged.
@@ -316,6 +329,13 @@ impl FirewallPolicy {
     }
 }
 
+/// The chain for what comes out of overlay devices.
+const DECAPSULATED: &str = "decapsulated";
+
+fn called(chain: String) -> Rule {
+    Rule::new(Purpose::FromOverlays.words(), [Match::FromAnyOverlay], [Action::Jump(chain)])
+}
+
 /// A device whose packets are judged, and how the names of its chains end.
 struct Judged {
     device: OverlayDevice,
@@ -330,11 +350,21 @@ pub(super) fn bridges(facts: &HostFacts) -> Set {
 
 /// Puts rules before these that let all other packets pass.
 fn encapsulated(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
-    of_carrier(device).into_iter().chain(of_network(device)).chain(rules).collect()
+    let others = of_carrier(device).into_iter().chain(too_short(device)).chain(of_other_networks(device));
+    others.chain(rules).collect()
+}
+
+/// The same for packets that go out: hardly any has a source that was translated.
+fn sent(device: &OverlayDevice, rules: Vec<Rule>) -> Vec<Rule> {
+    if rules.is_empty() { rules } else { [source_kept()].into_iter().chain(encapsulated(device, rules)).collect() }
 }
 
 /// Adds a chain if it has rules.
 pub(super) fn add_chain(table: &mut DesiredTable, name: &str, attachment: Attachment, rules: &[Rule]) {
+    add(table, name, Some(attachment), rules);
+}
+
+fn add(table: &mut DesiredTable, name: &str, attachment: Option<Attachment>, rules: &[Rule]) {
     if !rules.is_empty() {
         let rules = rules.iter().map(|rule| render::nft::rule(rule, &table.name.network)).collect();
         table.chains.insert(name.to_owned(), BaseChain { attachment, rules });

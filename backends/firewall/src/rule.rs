@@ -1,6 +1,6 @@
 //! Rules of nftables as values. [`super::render::nft`] has their text. Pure.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use wire_net::{Family, LinkName, Vni};
 
@@ -30,7 +30,10 @@ pub(super) enum Match {
     Destination(Family, Addresses),
     Family(Family),
     NotUdp,
+    /// It goes to another UDP port than this one.
     PortIsNot(u16),
+    /// It goes to a UDP port that is not in this set.
+    PortNotIn(&'static str),
     NotIpip,
     /// Shorter than a UDP and a VXLAN header.
     Short,
@@ -53,14 +56,18 @@ pub(super) enum Match {
     TcpOrUdp,
     /// Its connection was answered.
     Established,
-    /// It goes to this UDP port and has a VXLAN header.
-    VxlanTo(u16),
+    /// It goes to a UDP port in this set and has a VXLAN header.
+    VxlanTo(&'static str),
+    /// Its destination is one of these addresses.
+    ToOneOf(Family, BTreeSet<IpAddr>),
     /// Its VNI is in this set.
     VniIn(&'static str),
     /// Its source and its VNI are in this set.
     Vtep(Family, &'static str),
-    /// Its source, and the bytes of a family's address at this offset in bits, are not in this set.
-    NotBehind(Family, usize, Family, String),
+    /// Its source, its VNI, and the leading bits of an inner MAC and an inner source are in a set.
+    Behind(Behind),
+    /// The inner address of this family at this offset, in bits, is unspecified.
+    Unspecified(usize, Family),
     /// It comes by a link whose name begins so.
     FromLike(&'static str),
     /// It comes by the host's end of a pair of links.
@@ -71,6 +78,10 @@ pub(super) enum Match {
     ToIn(&'static str),
     /// The links that it comes by and leaves by are in this set.
     Between(&'static str),
+    /// A frame of IPv4 without a VLAN tag, and to none of the groups that bridges do not forward.
+    UsualFrame,
+    /// A frame with this EtherType.
+    Frame(u16),
     /// A frame with a VLAN tag.
     Tagged,
     /// A frame to a group that bridges do not forward (01:80:c2:00:00:00 to 0f, IEEE 802.1D).
@@ -83,8 +94,12 @@ pub(super) enum Match {
     Routers,
     /// It advertises an address that is, with its port and MAC, in this set, or not (RFC 4861 §4.4).
     Advertised(Is, &'static str),
+    /// The leading bits of that, this many of the address, are with its port and those of its MAC in this set.
+    AdvertisedBlock(u8, String),
     /// Its connection goes to a port that was published: the destination was translated.
     Published,
+    /// It is of a connection whose source was not translated.
+    SourceKept,
     /// Its source was translated, and was not this address before.
     SourceWasNot(Family, IpAddr),
 }
@@ -142,12 +157,27 @@ pub(super) struct Leading {
     pub(super) set: String,
 }
 
+/// An outer source, a VNI, and the leading bits of an inner MAC and an inner source.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Behind {
+    pub(super) outer: Family,
+    pub(super) inner: Family,
+    /// Number of leading bits of the source that are compared. Of the MAC as many are left out.
+    pub(super) len: u8,
+    /// Offset of the MAC from the UDP header, in bits.
+    pub(super) mac: usize,
+    /// Offset of the source, in bits.
+    pub(super) source: usize,
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     Accept,
     Drop,
     /// Leaves the chain.
     Return,
+    /// Goes through this chain first.
+    Jump(String),
     /// Counts it in a counter inside the rule.
     Count,
     /// Counts it in a named counter.
@@ -158,6 +188,8 @@ pub(super) enum Action {
     SetMark(u32),
     /// Marks it as let in, for later rules and for the packet inside it ([`By`]).
     LetIn(By),
+    /// Takes the mark away: who is inside of a packet that was let in was not.
+    LetInNoMore,
     /// Adds its source to a set.
     NoteSource(Family, String),
     /// Adds its source and inner source to a set.
@@ -197,4 +229,6 @@ pub(super) enum By {
     Header,
     /// By its port alone.
     Port,
+    /// As that of a member of a network over several hosts, by what is inside too.
+    Member,
 }

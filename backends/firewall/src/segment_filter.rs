@@ -2,20 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     sync::Arc,
 };
 
 use imbl::{OrdMap, OrdSet, ordmap::DiffItem, ordset};
-use wire_net::{DualStack, Family, LinkName, NetworkName, Prefix, Vni};
-use wire_state::{DesiredFirewall, DesiredNet, DesiredTable, Element};
+use wire_net::{DualStack, Family, LinkName, MacAddr, NetworkName, Prefix, Vni};
+use wire_state::{DesiredFirewall, DesiredNet, DesiredTable, Element, Set};
 
 use super::{
-    bridges::{self, BridgeTable, ContainerPort},
+    behind::{SINGLES, lens, member_elements},
+    bridges::{self, BridgeTable, ContainerPort, Overlays},
     chains,
     facts::HostFacts,
     policy,
-    segments::{Foundation, INTERNAL, VNIS, WITHIN, behind, vteps},
+    segments::{Foundation, INTERNAL, UDP_PORTS, VNIS, WITHIN},
     support::Nftables,
 };
 
@@ -34,8 +35,12 @@ pub struct SegmentShare {
     pub local: IpAddr,
     /// The UDP port of encapsulated packets.
     pub port: u16,
+    /// The blocks of this host. Those of others are as long: they come and go, and the rules depend on how long blocks are.
+    pub blocks: Vec<Prefix>,
     /// The other hosts, by their identities.
     pub members: OrdMap<String, Arc<SegmentMember>>,
+    /// The single addresses that hosts have, this one among them. They are not those of a block around them.
+    pub singles: OrdSet<IpAddr>,
     /// The desired state of its devices on this host: whom its neighbours name may send to this host's containers.
     pub net: DesiredNet,
     /// The ports of containers on the bridge.
@@ -47,8 +52,17 @@ pub struct SegmentShare {
 pub struct SegmentMember {
     /// The source of its encapsulated packets.
     pub public: IpAddr,
-    /// Its blocks and single addresses.
-    pub sources: Vec<Prefix>,
+    /// Its blocks. The MAC of each address in them follows from it ([`MacAddr::of_container`]).
+    pub blocks: Vec<Prefix>,
+    /// Its single addresses, each with its MAC.
+    pub addresses: Vec<(IpAddr, MacAddr)>,
+}
+
+impl SegmentMember {
+    /// True if a block of it has this address.
+    fn has_around(&self, address: IpAddr) -> bool {
+        self.blocks.iter().any(|block| block.contains(address))
+    }
 }
 
 /// The rules of all networks over several hosts. All have the same few; what differs is in sets.
@@ -59,8 +73,6 @@ pub struct SegmentFilter {
     firewall: Arc<DesiredFirewall>,
     /// The number of networks that want an element.
     shared: BTreeMap<Element, usize>,
-    /// The number of networks that want an inner source of a host, by its address.
-    sources: BTreeMap<IpAddr, BTreeMap<Prefix, usize>>,
 }
 
 #[derive(Clone, Debug)]
@@ -125,13 +137,14 @@ impl SegmentFilter {
 
     fn change(&mut self, name: NetworkName, share: Option<Arc<SegmentShare>>) {
         let before = self.networks.remove(&name);
+        let overlays = self.built.as_ref().map_or(Overlays::Checked, Built::overlays);
         let senders = share.as_ref().map(|share| match &before {
             Some(held) => {
                 let mut senders = held.senders.clone();
                 senders.update(&share.net, &share.ports);
                 senders
             }
-            None => BridgeTable::new(&share.net, &share.ports),
+            None => BridgeTable::new(&share.net, &share.ports, overlays),
         });
         if let Some(table) = &mut Arc::make_mut(&mut self.firewall).bridge {
             replace(table, before.as_ref().map(|held| held.senders.table()), senders.as_ref().map(BridgeTable::table));
@@ -144,29 +157,20 @@ impl SegmentFilter {
 
     /// Changes the elements that follow from a network and its members.
     fn change_members(&mut self, old: Option<&SegmentShare>, new: Option<&SegmentShare>) {
-        let Some(table) = &mut Arc::make_mut(&mut self.firewall).table else { return };
-        let mut elements = Elements { table, shared: &mut self.shared };
+        let firewall = Arc::make_mut(&mut self.firewall);
+        let Some(table) = &mut firewall.table else { return };
+        let mut elements = Elements { table, bridge: firewall.bridge.as_mut(), shared: &mut self.shared };
         old.into_iter().flat_map(own_elements).for_each(|(set, element)| elements.remove(set, element));
         new.into_iter().flat_map(own_elements).for_each(|(set, element)| elements.add(set, element));
-        let members = changed_members(old, new);
-        let publics: BTreeSet<IpAddr> = members.iter().map(|(member, _)| member.public).collect();
-        for public in &publics {
-            let were = source_elements(*public, self.sources.get(public));
-            were.into_iter().for_each(|(set, element)| elements.remove(&set, element));
-        }
-        for (member, is_new) in &members {
-            let Some(vni) = if *is_new { new } else { old }.map(|share| share.vni) else { continue };
-            let (set, vtep) = (vteps(Family::of(member.public)), Element::Vtep(member.public, vni));
-            if *is_new {
-                elements.add(set, vtep);
-            } else {
-                elements.remove(set, vtep);
+        for (member, is_new) in changed_members(old, new) {
+            let Some(share) = (if is_new { new } else { old }) else { continue };
+            for (set, element) in member_elements(share, &member) {
+                if is_new {
+                    elements.add(&set, element);
+                } else {
+                    elements.remove(&set, element);
+                }
             }
-            count_sources(&mut self.sources, member, *is_new);
-        }
-        for public in &publics {
-            let are = source_elements(*public, self.sources.get(public));
-            are.into_iter().for_each(|(set, element)| elements.add(&set, element));
         }
     }
 }
@@ -178,13 +182,24 @@ impl Built {
             return None;
         }
         let foundation = Foundation {
-            ports: shares.clone().map(|share| share.port).collect(),
             local: shares.clone().map(|share| share.local).collect(),
             checks_sources: facts.checks_sources(),
+            lens: shares.clone().flat_map(lens).chain(SINGLES).collect(),
+            untracked: Family::ALL.into_iter().filter(|family| !facts.tracked.contains_key(family)).collect(),
         };
         let families = shares.flat_map(|share| share.pools.iter().map(|(family, _)| family)).collect();
         let (nftables, bridges) = (facts.support.nftables, facts.support.bridges);
         Some(Self { foundation, families, containers: facts.bridges.clone(), nftables, bridges })
+    }
+
+    const fn overlays(&self) -> Overlays {
+        if self.foundation.checks_sources { Overlays::JudgedBefore } else { Overlays::Checked }
+    }
+
+    /// The lengths of blocks of IPv6 addresses that other hosts may advertise.
+    fn advertised_lens(&self) -> BTreeSet<u8> {
+        let of_v6 = self.foundation.lens.iter().filter(|(family, _)| *family == Family::V6);
+        of_v6.map(|(_, len)| *len).filter(|_| self.foundation.checks_sources).collect()
     }
 
     /// The rules, with sets that are empty.
@@ -192,29 +207,30 @@ impl Built {
         let network = NetworkName::default();
         Arc::new(DesiredFirewall {
             table: Some(self.foundation.table(policy::bridges(facts))),
-            bridge: self.bridges.then(bridges::empty),
-            chains: self.families.iter().map(|family| chains::of_segments(*family, &network)).collect(),
+            bridge: self.bridges.then(|| bridges::empty(self.overlays(), &self.advertised_lens())),
+            chains: self.families.iter().flat_map(|family| chains::of_segments(*family, &network)).collect(),
             ..DesiredFirewall::default()
         })
     }
 }
 
-/// The elements of a table's sets, with how often each is wanted.
+/// The elements of our tables' sets, with how often each is wanted.
 struct Elements<'a> {
     table: &'a mut DesiredTable,
+    bridge: Option<&'a mut DesiredTable>,
     shared: &'a mut BTreeMap<Element, usize>,
 }
 
 impl Elements<'_> {
     fn add(&mut self, set: &str, element: Element) {
-        let Some(set) = self.table.sets.get_mut(set) else { return };
+        let Some(set) = set_of(self.table, self.bridge.as_deref_mut(), set) else { return };
         if set.elements.insert(element).is_some() {
             *self.shared.entry(element).or_insert(1) += 1;
         }
     }
 
     fn remove(&mut self, set: &str, element: Element) {
-        let Some(set) = self.table.sets.get_mut(set) else { return };
+        let Some(set) = set_of(self.table, self.bridge.as_deref_mut(), set) else { return };
         match self.shared.get_mut(&element) {
             Some(2) => drop(self.shared.remove(&element)),
             Some(times) => *times -= 1,
@@ -223,22 +239,33 @@ impl Elements<'_> {
     }
 }
 
+/// The set of that name, which only one of both tables has.
+fn set_of<'t>(table: &'t mut DesiredTable, bridge: Option<&'t mut DesiredTable>, name: &str) -> Option<&'t mut Set> {
+    table.sets.get_mut(name).or_else(|| bridge?.sets.get_mut(name))
+}
+
 /// The elements of a network by itself.
 fn own_elements(share: &SegmentShare) -> impl Iterator<Item = (&'static str, Element)> {
     let internal = share.internal.then_some((INTERNAL, Element::Link(share.bridge)));
-    [(VNIS, Element::Vni(share.vni)), (WITHIN, Element::Within(share.bridge))].into_iter().chain(internal)
+    let (vni, port) = ((VNIS, Element::Vni(share.vni)), (UDP_PORTS, Element::Port(share.port)));
+    [vni, port, (WITHIN, Element::Within(share.bridge))].into_iter().chain(internal)
 }
 
-/// The members that are gone (false) and those that are new (true). One that has changed is both, and so are all if the network is another.
+/// The members that are gone (false) and those that are new (true). One that has changed is both, and so are all if the network is another, or has
+/// other addresses.
 fn changed_members(old: Option<&SegmentShare>, new: Option<&SegmentShare>) -> Vec<(Arc<SegmentMember>, bool)> {
     let nobody = OrdMap::new();
-    let is_other = old.map(|share| share.vni) != new.map(|share| share.vni);
+    let is_other = old.map(|share| (share.vni, share.pools)) != new.map(|share| (share.vni, share.pools));
     let (before, after) = (old.map_or(&nobody, |share| &share.members), new.map_or(&nobody, |share| &share.members));
     if is_other {
         let gone = before.values().map(|member| (member.clone(), false));
         return gone.chain(after.values().map(|member| (member.clone(), true))).collect();
     }
-    let mut changes = Vec::new();
+    let moved = moved_singles(old, new);
+    let has_moved = |member: &SegmentMember| moved.iter().any(|address| member.has_around(*address));
+    let same = before.iter().filter(|(id, member)| !moved.is_empty() && after.get(*id) == Some(member));
+    let same = same.filter(|(_, member)| has_moved(member));
+    let mut changes: Vec<_> = same.flat_map(|(_, member)| [(member.clone(), false), (member.clone(), true)]).collect();
     for item in before.diff(after) {
         match item {
             DiffItem::Add(_, member) => changes.push((member.clone(), true)),
@@ -251,40 +278,14 @@ fn changed_members(old: Option<&SegmentShare>, new: Option<&SegmentShare>) -> Ve
     changes
 }
 
-fn count_sources(
-    sources: &mut BTreeMap<IpAddr, BTreeMap<Prefix, usize>>,
-    SegmentMember { public, sources: own }: &SegmentMember,
-    is_there: bool,
-) {
-    let of_host = sources.entry(*public).or_default();
-    for source in own.iter().copied().chain(any_source()) {
-        let times = of_host.entry(source).or_default();
-        *times = if is_there { *times + 1 } else { times.saturating_sub(1) };
-    }
-    of_host.retain(|_, times| *times > 0);
-    if of_host.is_empty() {
-        sources.remove(public);
-    }
-}
-
-/// The elements for the inner sources of a host: none is covered by another, since the kernel takes no ranges that overlap.
-fn source_elements(public: IpAddr, sources: Option<&BTreeMap<Prefix, usize>>) -> Vec<(String, Element)> {
-    let mut elements = Vec::new();
-    let mut last: Option<Prefix> = None;
-    // A prefix comes before all that it covers.
-    for source in sources.into_iter().flat_map(BTreeMap::keys) {
-        if last.is_none_or(|last| !last.covers(*source)) {
-            last = Some(*source);
-            elements.push((behind(Family::of(public), source.family()), Element::Lease(public, *source)));
-        }
-    }
-    elements
-}
-
-/// The inner sources that each member may have: of a host that looks whether an address is free, and of one on its own link (RFC 4291 §2.5.6).
-fn any_source() -> [Prefix; 3] {
-    let link_local = Prefix::from_bits(Family::V6, 0xfe80 << 112, 64).expect("a length of IPv6");
-    [Prefix::host(Ipv4Addr::UNSPECIFIED.into()), Prefix::host(Ipv6Addr::UNSPECIFIED.into()), link_local]
+/// The single addresses that are new or gone.
+fn moved_singles(old: Option<&SegmentShare>, new: Option<&SegmentShare>) -> Vec<IpAddr> {
+    let nothing = OrdSet::new();
+    let (before, after) = (old.map_or(&nothing, |share| &share.singles), new.map_or(&nothing, |share| &share.singles));
+    let address = |item: ordset::DiffItem<'_, '_, IpAddr>| match item {
+        ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address) => *address,
+    };
+    before.diff(after).map(address).collect()
 }
 
 /// Replaces one network's part of a table by another. Elements of two networks are never the same, since each names a link.

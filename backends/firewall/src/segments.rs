@@ -10,9 +10,9 @@ use wire_net::Family;
 use wire_state::{Attachment, DesiredTable, Hook, SegmentPurpose as P, Set, SetKind};
 
 use super::{
-    family_rules::BRIDGES as CONTAINERS,
+    family_rules::{BRIDGES as CONTAINERS, source_kept},
     policy::add_chain,
-    rule::{Action, Is, Links, Match, Rule, SourcePort},
+    rule::{Action, Behind, By, Is, Links, Match, Rule, SourcePort},
 };
 
 /// The beginning of the names of sets of members.
@@ -23,8 +23,19 @@ pub(super) const BEHIND: &str = "behind-";
 const BRIDGES: &str = "wb.";
 /// The VNIs of the networks.
 pub(super) const VNIS: &str = "segment-vnis";
+/// The UDP ports of encapsulated packets. A set, whatever their number, so that a network with another one changes no rule.
+pub(super) const UDP_PORTS: &str = "segment-ports";
 /// Offset of the inner EtherType from the UDP header, in bytes (RFC 7348 §5).
 const UDP_VXLAN_AND_MACS: usize = 8 + 8 + 12;
+/// Offset of the packet inside from the UDP header, in bits.
+const INNER: usize = (UDP_VXLAN_AND_MACS + 2) * 8;
+/// Offset of the inner source MAC, in bits.
+const MAC: usize = (8 + 8 + 6) * 8;
+/// The EtherType of ARP (RFC 826).
+const ARP: u16 = 0x0806;
+/// Offsets of the sender's MAC and address in ARP, in bits.
+const ARP_MAC: usize = INNER + 8 * 8;
+const ARP_ADDRESS: usize = INNER + 14 * 8;
 /// The bridges, each with itself.
 pub(super) const WITHIN: &str = "segment-bridges";
 /// The bridges of networks from which nothing leads out.
@@ -41,12 +52,14 @@ pub(super) const CROSSING: &str = "segment-crossing";
 /// All that the rules depend on: little, and the same for nearly all networks of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Foundation {
-    /// The UDP ports of encapsulated packets.
-    pub(super) ports: BTreeSet<u16>,
     /// The sources of this host's own.
     pub(super) local: BTreeSet<IpAddr>,
     /// True if nftables can compare inner sources.
     pub(super) checks_sources: bool,
+    /// The lengths of blocks and addresses inside.
+    pub(super) lens: BTreeSet<(Family, u8)>,
+    /// The families in which nobody needs encapsulated packets that come in to be tracked.
+    pub(super) untracked: BTreeSet<Family>,
 }
 
 impl Foundation {
@@ -65,12 +78,13 @@ impl Foundation {
             table.sets.insert(name.to_owned(), Set { kind, elements: OrdSet::new() });
         };
         set(VNIS, SetKind::Vnis);
+        set(UDP_PORTS, SetKind::Ports);
         set(WITHIN, SetKind::Within);
         set(INTERNAL, SetKind::Links);
         for family in Family::ALL {
             set(vteps(family), SetKind::Vteps(family));
-            for inner in Family::ALL.into_iter().filter(|_| self.checks_sources) {
-                set(&behind(family, inner), SetKind::Behind(family, inner));
+            for (inner, len) in self.lens.iter().copied().filter(|_| self.checks_sources) {
+                set(&behind(family, inner, len), SetKind::Behind(family, inner, len));
             }
         }
         table.sets.insert(CONTAINERS.to_owned(), containers);
@@ -79,31 +93,80 @@ impl Foundation {
 
     /// Encapsulated packets of a network come from its members alone, and nothing comes past the bridge of one.
     fn incoming(&self) -> Vec<Rule> {
+        let not_encapsulated = |matching| Rule::new("not encapsulated", [matching], [Action::Accept]);
         let mut rules = past_bridges();
-        for port in self.ports.iter().copied() {
-            if self.checks_sources {
-                rules.extend(Family::ALL.into_iter().flat_map(|family| forged(port, family)));
-            }
-            rules.extend(Family::ALL.map(|family| {
-                // A container that forges the address of a member is none.
-                let not_of_containers = Match::From(Links::NotIn(CONTAINERS));
-                let matches = [Match::VxlanTo(port), not_of_containers, Match::Vtep(family, vteps(family))];
-                Rule::new(P::Members.words(), matches, [Action::Accept])
-            }));
-            let elsewhere = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::OnlyPassing];
-            rules.push(Rule::new(P::OnlyPassing.words(), elsewhere, [Action::Accept]));
-            let others = [Match::VxlanTo(port), Match::VniIn(VNIS)];
-            rules.push(Rule::new(P::NoMembers.words(), others, [Action::CountIn(NO_MEMBERS), Action::Drop]));
+        rules.extend([Match::NotUdp, Match::PortNotIn(UDP_PORTS)].map(not_encapsulated));
+        if self.checks_sources {
+            rules.extend(Family::ALL.into_iter().flat_map(|outer| self.usual(outer)));
+            rules.extend(Family::ALL.into_iter().flat_map(|outer| self.behind(outer, None, &LET_IN)));
         }
+        rules.push(not_encapsulated(Match::Short));
+        if self.checks_sources {
+            rules.extend(Family::ALL.into_iter().flat_map(sources_of_others));
+        } else {
+            let all = |outer| Rule::new(P::Members.words(), of_member(outer), [Action::Accept]);
+            rules.extend(Family::ALL.map(all));
+        }
+        let elsewhere = [Match::VniIn(VNIS), Match::OnlyPassing];
+        rules.push(Rule::new(P::OnlyPassing.words(), elsewhere, [Action::Accept]));
+        if self.checks_sources {
+            // Neither IP nor ARP, or with tags.
+            rules.extend(Family::ALL.map(|outer| Rule::new(P::Forged.words(), of_member(outer), forged())));
+        }
+        let drop = [Action::CountIn(NO_MEMBERS), Action::Drop];
+        rules.push(Rule::new(P::NoMembers.words(), [Match::VniIn(VNIS)], drop));
         rules
+    }
+
+    /// Lets in what members send to this host's own address, and keeps it out of connection tracking: nearly all packets, so these rules come first.
+    /// What only passes through this host is tracked, since rules of others about what it forwards may need that.
+    fn usual(&self, outer: Family) -> Vec<Rule> {
+        let local: BTreeSet<IpAddr> = self.local.iter().copied().filter(|local| Family::of(*local) == outer).collect();
+        if local.is_empty() || !self.untracked.contains(&outer) {
+            return Vec::new();
+        }
+        let [let_in, accept] = LET_IN;
+        self.behind(outer, Some(&Match::ToOneOf(outer, local)), &[let_in, Action::NoTrack, accept])
+    }
+
+    /// Lets in what members send from their own blocks.
+    fn behind(&self, outer: Family, to: Option<&Match>, actions: &[Action]) -> Vec<Rule> {
+        // Those for blocks before those for single addresses, which are few.
+        let keys = self.lens.iter().map(|(inner, len)| Behind::of(outer, *inner, *len));
+        let arp = keys.clone().filter(|key| key.inner == Family::V4);
+        keys.map(|key| key.of_ip(to, actions)).chain(arp.map(|key| key.of_arp(to, actions))).collect()
     }
 
     /// Encapsulated packets that others send with this host's address: to other members they would look like ours.
     fn translated(&self) -> Vec<Rule> {
-        let all = self.ports.iter().flat_map(|port| self.local.iter().map(move |local| (*port, *local)));
-        all.map(|(port, local)| masqueraded(port, local)).collect()
+        [source_kept()].into_iter().chain(self.local.iter().copied().map(masqueraded)).collect()
     }
 }
+
+impl Behind {
+    const fn of(outer: Family, inner: Family, len: u8) -> Self {
+        Self { outer, inner, len, mac: MAC, source: source_of(inner) }
+    }
+
+    fn of_ip(self, to: Option<&Match>, actions: &[Action]) -> Rule {
+        let matches = [ip_inside(self.inner), Match::Behind(self), not_of_containers()];
+        Rule::new(P::Inside(self.inner).words(), with(to, matches), actions)
+    }
+
+    /// The MAC of the frame is looked up, and the one that is told.
+    fn of_arp(self, to: Option<&Match>, actions: &[Action]) -> Rule {
+        let told = |mac| Match::Behind(Self { mac, source: ARP_ADDRESS, ..self });
+        let matches = [inside(ARP), told(MAC), told(ARP_MAC), not_of_containers()];
+        Rule::new("inside arp", with(to, matches), actions)
+    }
+}
+
+fn with<const N: usize>(to: Option<&Match>, matches: [Match; N]) -> Vec<Match> {
+    to.into_iter().cloned().chain(matches).collect()
+}
+
+/// Marked, so that the table for bridges knows what was judged here.
+const LET_IN: [Action; 2] = [Action::LetIn(By::Member), Action::Accept];
 
 /// What this host gets of a network comes by the bridge, also for br_netfilter, and is checked there. By a port itself it comes only while the
 /// port is in no bridge, or does not have the flags that are desired. Ports are known by names that others may have too, so those of containers
@@ -113,25 +176,59 @@ fn past_bridges() -> Vec<Rule> {
     ports.map(|port| Rule::new("past bridges", port, [Action::CountIn(PAST_BRIDGES), Action::Drop])).into()
 }
 
-fn masqueraded(port: u16, local: IpAddr) -> Rule {
-    let matches = [Match::VxlanTo(port), Match::VniIn(VNIS), Match::SourceWasNot(Family::of(local), local)];
+fn masqueraded(local: IpAddr) -> Rule {
+    let matches = [Match::VxlanTo(UDP_PORTS), Match::VniIn(VNIS), Match::SourceWasNot(Family::of(local), local)];
     Rule::new("masqueraded", matches, [Action::CountIn(NO_MEMBERS), Action::Drop])
 }
 
-/// Members have sources of their own inside: by IP, and by ARP. Hosts that are no members are judged as such.
-fn forged(port: u16, outer: Family) -> [Rule; 3] {
-    let rule = |purpose, ether_type, offset, inner| {
-        let not_behind = Match::NotBehind(outer, offset, inner, behind(outer, inner));
-        let ether_type = Match::EtherType(UDP_VXLAN_AND_MACS, ether_type);
-        let matches = [Match::VxlanTo(port), ether_type, Match::Vtep(outer, vteps(outer)), not_behind];
-        Rule::new(purpose, matches, [Action::CountIn(FORGED), Action::Drop])
-    };
-    // Offsets of the sources from the UDP header, in bits: 8 + 8 + 14 bytes, and then 12, 14 (RFC 826) and 8.
-    [
-        rule(P::ForgedInside(Family::V4).words(), 0x0800, 336, Family::V4),
-        rule("forged arp", 0x0806, 352, Family::V4),
-        rule(P::ForgedInside(Family::V6).words(), 0x86dd, 304, Family::V6),
-    ]
+/// Drops what members send from addresses that are not theirs. Those of a host that looks whether an address is free are of no use to other hosts,
+/// where addresses are given out by us, and no sign of a forger.
+fn sources_of_others(outer: Family) -> Vec<Rule> {
+    let [vtep, not_of_containers] = of_member(outer);
+    let no_source = |family| [ip_inside(family), Match::Unspecified(source_of(family), family)];
+    let of_all = |[one, other]: [Match; 2]| [one, other, vtep.clone(), not_of_containers.clone()];
+    let dropped = |purpose, matches| Rule::new(purpose, of_all(matches), [Action::Drop]);
+    let others =
+        |purpose, ether_type| Rule::new(purpose, [ether_type, vtep.clone(), not_of_containers.clone()], forged());
+    let of_ip = |family| others(P::ForgedInside(family).words(), ip_inside(family));
+    let mut rules: Vec<Rule> = Family::ALL.map(|family| dropped(P::NoSource(family).words(), no_source(family))).into();
+    rules.push(dropped("no source arp", [inside(ARP), Match::Unspecified(ARP_ADDRESS, Family::V4)]));
+    rules.extend(Family::ALL.map(of_ip));
+    rules.push(others("forged arp", inside(ARP)));
+    rules
+}
+
+/// Matches what comes from a member. A container that forges the address of one is none.
+fn of_member(outer: Family) -> [Match; 2] {
+    [Match::Vtep(outer, vteps(outer)), not_of_containers()]
+}
+
+const fn not_of_containers() -> Match {
+    Match::From(Links::NotIn(CONTAINERS))
+}
+
+const fn forged() -> [Action; 2] {
+    [Action::CountIn(FORGED), Action::Drop]
+}
+
+const fn inside(ether_type: u16) -> Match {
+    Match::EtherType(UDP_VXLAN_AND_MACS, ether_type)
+}
+
+const fn ip_inside(family: Family) -> Match {
+    inside(match family {
+        Family::V4 => 0x0800,
+        Family::V6 => 0x86dd,
+    })
+}
+
+/// Offset of the inner source from the UDP header, in bits (RFC 791 §3.1, RFC 8200 §3).
+const fn source_of(family: Family) -> usize {
+    INNER
+        + match family {
+            Family::V4 => 12 * 8,
+            Family::V6 => 8 * 8,
+        }
 }
 
 /// Nothing leads from one network to another, the flat ones among them, or out of an internal one. What stays within one passes, where bridged
@@ -159,12 +256,13 @@ fn leaving() -> [Rule; 1] {
     [Rule::new(P::Masquerade.words(), out, [Action::Masquerade(SourcePort::Random)])]
 }
 
-pub(super) fn behind(outer: Family, inner: Family) -> String {
+/// The name of the set of blocks of one length behind hosts.
+pub(super) fn behind(outer: Family, inner: Family, len: u8) -> String {
     let name = |family| match family {
         Family::V4 => "v4",
         Family::V6 => "v6",
     };
-    format!("{BEHIND}{}-{}", name(outer), name(inner))
+    format!("{BEHIND}{}-{}-{len}", name(outer), name(inner))
 }
 
 pub(super) const fn vteps(family: Family) -> &'static str {

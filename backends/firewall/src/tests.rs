@@ -256,7 +256,7 @@ fn what_others_put_in_front_of_ours_is_passed_and_what_flanneld_left_goes_last()
     let changes = plan(&have, &want);
     let ops: Vec<String> = changes.ops.iter().map(ToString::to_string).collect();
     insta::assert_snapshot!(ops.join("\n"), @"
-    put table inet wire-agent: 3 chains, 31 rules
+    put table inet wire-agent: 4 chains, 33 rules
     put chains iptables raw: WIRE-RAW (1 rules) called from PREROUTING
     put chains iptables filter: WIRE-FORWARD called from DOCKER-USER called from FORWARD WIRE-POLICY (3 rules) called from FORWARD
     delete chain iptables filter WIRE-FORMER

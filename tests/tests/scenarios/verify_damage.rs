@@ -264,6 +264,7 @@ const NFTABLES: [Case; 8] = [
             "rule 4 of chain encapsulated-out",
             "rule 5 of chain encapsulated-out",
             "rule 6 of chain encapsulated-out",
+            "rule 7 of chain encapsulated-out",
         ],
         "",
     ),

@@ -131,8 +131,8 @@ async fn the_packet_filter_has_the_members_and_ports_and_nobody_while_members_ar
         part.share(outer());
         let members = part.filter().unwrap().members;
         let text = |member: &Arc<wire_firewall::SegmentMember>| {
-            let sources: Vec<String> = member.sources.iter().map(ToString::to_string).collect();
-            format!("{} {}", member.public, sources.join(" "))
+            let blocks: Vec<String> = member.blocks.iter().map(ToString::to_string).collect();
+            format!("{} {}", member.public, blocks.join(" "))
         };
         members.values().map(text).collect::<Vec<_>>().join(", ")
     };

@@ -31,7 +31,7 @@ fn port(last: u8) -> ContainerPort {
 
 #[test]
 fn each_port_has_those_who_may_send_there() {
-    let table = BridgeTable::new(&net(&[(64, 64)]), &[port(33)]);
+    let table = BridgeTable::new(&net(&[(64, 64)]), &[port(33)], Overlays::Checked);
     insta::assert_snapshot!(nft::put_table(table.table()), @r#"
     add table bridge wire-agent
     delete table bridge wire-agent
@@ -43,7 +43,9 @@ fn each_port_has_those_who_may_send_there() {
     add element bridge wire-agent senders-v4 { "wp33" . 02:57:0a:80:00:21 . 0.0.0.0, "wp33" . 02:57:0a:80:00:21 . 10.128.0.33, "wv.5000" . 02:57:0a:80:00:40 . 10.128.0.64 }
     add set bridge wire-agent senders-v6 { typeof iifname . ether saddr . @nh,64,128; }
     add element bridge wire-agent senders-v6 { "wp33" . 02:57:0a:80:00:21 . 0x0, "wp33" . 02:57:0a:80:00:21 . 0xfd575000000000000000000000000021, "wp33" . 02:57:0a:80:00:21 . 0xfe8000000000000000570afffe800021, "wv.5000" . 02:57:0a:80:00:40 . 0xfd575000000000000000000000000040, "wv.5000" . 02:57:0a:80:00:40 . 0xfe8000000000000000570afffe800040 }
+    add set bridge wire-agent tunnels { type ifname; }
     add chain bridge wire-agent senders { type filter hook prerouting priority -300; policy accept; }
+    add rule bridge wire-agent senders ether type ip @ll,0,32 != 0x0180c200 iifname . ether saddr . ip saddr @senders-v4 accept comment "senders v4 c5e7fb56e478bbe6"
     add rule bridge wire-agent senders iifname "wp*" iifname != @ports counter name "forged" drop comment "containers not known d43c7b8f86b9c24b"
     add rule bridge wire-agent senders iifname "wv.*" iifname != @ports counter name "forged" drop comment "hosts not known 4b7cfce112a080c1"
     add rule bridge wire-agent senders iifname != @ports accept comment "not checked 8dac5b937856f43e"
@@ -64,7 +66,7 @@ fn each_port_has_those_who_may_send_there() {
 fn a_neighbour_of_another_link_sends_nothing_on_bridges() {
     let mut net = net(&[]);
     net.neighbours.insert(NeighbourKey { link: name("flannel.1"), address: [10, 5, 2, 0].into() }, mac(1));
-    let table = BridgeTable::new(&net, &[]);
+    let table = BridgeTable::new(&net, &[], Overlays::Checked);
     assert!(table.table().sets["senders-v4"].elements.is_empty());
 }
 
@@ -74,12 +76,12 @@ proptest! {
     fn brought_forward_it_is_as_computed_from_all(
         steps in prop::collection::vec((prop::collection::btree_map(60..66u8, 60..64u8, 0..6), 33..36u8), 1..8),
     ) {
-        let mut kept = BridgeTable::new(&net(&[]), &[]);
+        let mut kept = BridgeTable::new(&net(&[]), &[], Overlays::Checked);
         for (remote, ports) in steps {
             let remote: Vec<(u8, u8)> = remote.into_iter().collect();
             let ports: Vec<ContainerPort> = (33..ports).map(port).collect();
             kept.update(&net(&remote), &ports);
-            let computed = BridgeTable::new(&net(&remote), &ports);
+            let computed = BridgeTable::new(&net(&remote), &ports, Overlays::Checked);
             prop_assert_eq!(kept.table(), computed.table());
         }
     }

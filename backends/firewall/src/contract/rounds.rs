@@ -9,7 +9,7 @@ use wire_state::{
 
 use super::{Change, Host};
 use crate::{
-    BridgeTable, ContainerPort,
+    BridgeTable, ContainerPort, Overlays,
     tests::{name, policy, wanted},
 };
 
@@ -20,7 +20,7 @@ pub(super) fn want(peers: &[u8]) -> DesiredFirewall {
         mac: "02:57:0a:80:00:21".parse().unwrap(),
         addresses: vec![[10, 128, 0, 33].into(), "fd57:5000::21".parse().unwrap()],
     };
-    let bridge = Some(BridgeTable::new(&DesiredNet::default(), &[port]).table().clone());
+    let bridge = Some(BridgeTable::new(&DesiredNet::default(), &[port], Overlays::JudgedBefore).table().clone());
     DesiredFirewall { bridge, ..wanted(&policy(true), peers, &["docker0"]) }
 }
 

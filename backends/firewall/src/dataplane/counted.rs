@@ -81,7 +81,9 @@ impl FirewallDataplane {
                     | Element::Source(_)
                     | Element::Sender(..)
                     | Element::Vni(_)
+                    | Element::Port(_)
                     | Element::Vtep(..)
+                    | Element::Behind(..)
                     | Element::Within(_) => None,
                 }));
                 let claimed = self.netfilter()?.claimed(&format!("claims-{family}"))?;
@@ -93,7 +95,9 @@ impl FirewallDataplane {
                     | Element::Source(_)
                     | Element::Sender(..)
                     | Element::Vni(_)
+                    | Element::Port(_)
                     | Element::Vtep(..)
+                    | Element::Behind(..)
                     | Element::Within(_) => None,
                 }));
             }

@@ -1,6 +1,7 @@
 //! Frames that come to a bridge by a VXLAN device and from containers: who forges a source reaches nobody.
 
 mod groups;
+mod judged;
 
 use std::{
     net::{IpAddr, UdpSocket},
@@ -16,7 +17,7 @@ use wire_state::{
 };
 
 use super::reconciler;
-use crate::{BridgeTable, ContainerPort, FirewallDataplane, tests::name};
+use crate::{BridgeTable, ContainerPort, FirewallDataplane, Overlays, tests::name};
 
 /// A host with two containers on a bridge; 192.0.2.2 is another host, with the address 10.128.0.64.
 struct Bridge {
@@ -50,6 +51,17 @@ pub(super) fn run_in(namespace: &OwnedFd, command: &str) -> String {
         };
         scope.spawn(inside).join().unwrap()
     })
+}
+
+/// Sends a packet from a namespace.
+pub(super) fn send_from(namespace: &OwnedFd, to: &str, packet: &[u8]) {
+    std::thread::scope(|scope| {
+        let inside = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            UdpSocket::bind("0.0.0.0:0").unwrap().send_to(packet, to).unwrap();
+        };
+        scope.spawn(inside).join().unwrap();
+    });
 }
 
 impl Bridge {
@@ -177,7 +189,7 @@ pub(super) fn desired(remote: &[u8]) -> DesiredFirewall {
         mac: mac(last),
         addresses: addresses(last).into(),
     };
-    let table = BridgeTable::new(&net, &[port(33), port(34)]).table().clone();
+    let table = BridgeTable::new(&net, &[port(33), port(34)], Overlays::Checked).table().clone();
     DesiredFirewall { bridge: Some(table), ..DesiredFirewall::default() }
 }
 

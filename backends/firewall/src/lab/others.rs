@@ -194,7 +194,7 @@ fn dockers_own_nftables_let_our_mark_pass_or_are_named() {
         assert_eq!(facts.docker, DockerRules::Marked);
         let want = wanted_around(&policy(true), &[2], &facts);
         assert!(reconciler.round(&want).converged);
-        assert_eq!(run("nft list chain inet wire-agent arriving | grep -c 'mark set'").trim(), "2");
+        assert_eq!(run("nft list chain inet wire-agent decapsulated | grep -c 'mark set'").trim(), "2");
         reconciler.invalidate();
         assert_eq!(reconciler.round(&want).written, 0);
     });

@@ -1,17 +1,17 @@
 //! Networks over several hosts: who may send to them, and where their packets go.
 
 use std::{
-    net::UdpSocket,
+    net::{IpAddr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
 };
 
-use wire_net::{DualStack, NetworkName, Vni};
+use wire_net::{DualStack, MacAddr, NetworkName, Vni};
 use wire_netlink::lab::{in_namespace, run};
 use wire_state::{DesiredFirewall, DesiredNet, FirewallOp};
 
 use super::{
-    bridges::{new_namespace, packets, run_in, wait_until},
+    bridges::{new_namespace, packets, run_in, send_from, wait_until},
     reconciler, repair,
 };
 use crate::{HostFacts, SegmentFilter, SegmentMember, SegmentShare, tests::name};
@@ -22,14 +22,13 @@ fn vni(number: u32) -> Vni {
 
 /// A network whose only other host has these addresses on the underlay; its own ones follow from the VNI.
 fn share(number: u32, publics: &[&str]) -> SegmentShare {
-    let sources = [
-        format!("10.{}.0.64/27", number - 4872),
-        format!("fd57:{number}::/120"),
-        format!("10.{}.0.65/32", number - 4872),
-    ];
-    let sources = sources.map(|source| source.parse().unwrap()).to_vec();
+    let blocks = [format!("10.{}.0.64/27", number - 4872), format!("fd57:{number}::a80:40/123")];
+    let blocks = blocks.map(|block| block.parse().unwrap()).to_vec();
+    let single = format!("10.{}.9.9", number - 4872).parse().unwrap();
+    let addresses = vec![(single, "02:00:00:00:00:09".parse().unwrap())];
     let member = |public: &&str| {
-        let member = SegmentMember { public: public.parse().unwrap(), sources: sources.clone() };
+        let (blocks, addresses) = (blocks.clone(), addresses.clone());
+        let member = SegmentMember { public: public.parse().unwrap(), blocks, addresses };
         ((*public).to_owned(), Arc::new(member))
     };
     SegmentShare {
@@ -42,7 +41,9 @@ fn share(number: u32, publics: &[&str]) -> SegmentShare {
         internal: number == 5002,
         local: [192, 0, 2, 1].into(),
         port: 8472,
+        blocks: blocks.clone(),
         members: publics.iter().map(member).collect(),
+        singles: [single].into_iter().collect(),
         net: DesiredNet::default(),
         ports: Vec::new(),
     }
@@ -90,8 +91,9 @@ fn encapsulated_packets_of_a_network_come_from_its_members_alone() {
                 (stranger, 5001, false),
                 (stranger, 1, true),
             ] {
-                let [_, a, b, c] = u32::to_be_bytes(number);
-                let packet = [&[8, 0, 0, 0, a, b, c, 0][..], &[0; 60]].concat();
+                let source = format!("10.{}.0.65", number.max(5000) - 4872);
+                let mac = format!("02:57:0a:{:02x}:00:41", number.max(5000) - 4872);
+                let packet = Inside { number, mac: &mac, source: &source, ..Inside::default() }.packet();
                 UdpSocket::bind(from).unwrap().send_to(&packet, victim).unwrap();
                 dropped += u64::from(!arrives);
                 assert_eq!(ear.recv(&mut [0; 200]).is_ok(), arrives, "{from} {number}");
@@ -191,16 +193,94 @@ fn what_comes_by_a_port_past_its_bridge_is_dropped_and_counted_and_nothing_by_li
     });
 }
 
-/// A packet of VXLAN: its inner EtherType, and an address at an offset behind that.
-fn encapsulated(ether_type: u16, offset: usize, address: &str) -> Vec<u8> {
-    let mut packet = [&[8, 0, 0, 0, 0, 0x13, 0x88, 0][..], &[2; 12], &ether_type.to_be_bytes(), &[0; 60]].concat();
-    let octets = match address.parse().unwrap() {
-        std::net::IpAddr::V4(address) => address.octets().to_vec(),
-        std::net::IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    packet[22 + offset..22 + offset + octets.len()].copy_from_slice(&octets);
-    packet
+/// A packet of VXLAN: of IPv4, IPv6 or, with the MAC that it tells, of ARP.
+#[derive(Clone, Copy)]
+struct Inside<'a> {
+    number: u32,
+    mac: &'a str,
+    ether_type: u16,
+    source: &'a str,
+    told: Option<&'a str>,
 }
+
+impl Default for Inside<'_> {
+    fn default() -> Self {
+        Self { number: 5000, mac: "02:57:0a:80:00:41", ether_type: 0x0800, source: "10.128.0.65", told: None }
+    }
+}
+
+impl Inside<'_> {
+    fn packet(&self) -> Vec<u8> {
+        let [_, a, b, c] = u32::to_be_bytes(self.number);
+        let mac = |text: &str| text.parse::<MacAddr>().unwrap().octets();
+        let header = [8, 0, 0, 0, a, b, c, 0];
+        let ether_type = self.ether_type.to_be_bytes();
+        let mut packet = [&header[..], &[2; 6], &mac(self.mac), &ether_type, &[0; 60]].concat();
+        let (offset, octets) = match self.source.parse().unwrap() {
+            IpAddr::V4(address) => (if self.told.is_some() { 14 } else { 12 }, address.octets().to_vec()),
+            IpAddr::V6(address) => (8, address.octets().to_vec()),
+        };
+        packet[22 + offset..22 + offset + octets.len()].copy_from_slice(&octets);
+        if let Some(told) = self.told {
+            packet[30..36].copy_from_slice(&mac(told));
+        }
+        packet
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Arrives,
+    Dropped,
+    Counted,
+}
+
+/// What the member of network 5000 sends, which has 10.128.0.64/27 with fd57:5000::a80:40/123, and 10.128.9.9 with a MAC of its own.
+const SENT: [(&str, u16, &str, Option<&str>, Fate); 32] = {
+    use Fate::{Arrives, Counted, Dropped};
+    const OWN: &str = "02:57:0a:80:00:41";
+    const LAST: &str = "02:57:0a:80:00:5f";
+    const NEXT: &str = "02:57:0a:80:00:60";
+    const SINGLE: &str = "02:00:00:00:00:09";
+    [
+        (OWN, 0x0800, "10.128.0.65", None, Arrives),
+        (LAST, 0x0800, "10.128.0.95", None, Arrives),
+        (SINGLE, 0x0800, "10.128.9.9", None, Arrives),
+        // A source, a MAC, or both of another block.
+        (OWN, 0x0800, "10.128.0.96", None, Counted),
+        (OWN, 0x0800, "10.128.0.63", None, Counted),
+        (NEXT, 0x0800, "10.128.0.65", None, Counted),
+        (NEXT, 0x0800, "10.128.0.96", None, Counted),
+        ("02:57:0a:80:01:41", 0x0800, "10.128.0.65", None, Counted),
+        (SINGLE, 0x0800, "10.128.0.65", None, Counted),
+        (OWN, 0x0800, "10.128.9.9", None, Counted),
+        (OWN, 0x0800, "10.128.0.1", None, Counted),
+        (OWN, 0x0800, "198.51.100.1", None, Counted),
+        (OWN, 0x0800, "0.0.0.0", None, Dropped),
+        (OWN, 0x0806, "10.128.0.65", Some(OWN), Arrives),
+        (SINGLE, 0x0806, "10.128.9.9", Some(SINGLE), Arrives),
+        // The MAC that is told is the one that others send to.
+        (OWN, 0x0806, "10.128.0.65", Some(NEXT), Counted),
+        (NEXT, 0x0806, "10.128.0.65", Some(OWN), Counted),
+        (OWN, 0x0806, "10.128.0.1", Some(OWN), Counted),
+        (OWN, 0x0806, "10.128.0.96", Some(OWN), Counted),
+        (OWN, 0x0806, "0.0.0.0", Some(OWN), Dropped),
+        (OWN, 0x86dd, "fd57:5000::a80:41", None, Arrives),
+        (LAST, 0x86dd, "fd57:5000::a80:5f", None, Arrives),
+        (OWN, 0x86dd, "fe80::57:aff:fe80:41", None, Arrives),
+        (SINGLE, 0x86dd, "fe80::ff:fe00:9", None, Arrives),
+        // Link-local addresses of another block, and of none.
+        (OWN, 0x86dd, "fe80::57:aff:fe80:60", None, Counted),
+        (OWN, 0x86dd, "fe80::41", None, Counted),
+        (NEXT, 0x86dd, "fe80::57:aff:fe80:41", None, Counted),
+        (OWN, 0x86dd, "fd57:5000::a80:61", None, Counted),
+        (NEXT, 0x86dd, "fd57:5000::a80:41", None, Counted),
+        (OWN, 0x86dd, "::", None, Dropped),
+        // Neither IP nor ARP, and a tag.
+        (OWN, 0x8847, "10.128.0.65", None, Counted),
+        (OWN, 0x8100, "10.128.0.65", None, Counted),
+    ]
+};
 
 #[test]
 fn a_member_sends_from_its_own_addresses_alone() {
@@ -215,23 +295,13 @@ fn a_member_sends_from_its_own_addresses_alone() {
         for (victim, member) in [("192.0.2.1:8472", "192.0.2.2:0"), ("[2001:db8::1]:8472", "[2001:db8::2]:0")] {
             let (ear, socket) = (UdpSocket::bind(victim).unwrap(), UdpSocket::bind(member).unwrap());
             ear.set_nonblocking(true).unwrap();
-            for (ether_type, offset, source, arrives) in [
-                (0x0800, 12, "10.128.0.65", true),
-                (0x0800, 12, "10.128.0.95", true),
-                (0x0800, 12, "10.128.0.96", false),
-                (0x0800, 12, "198.51.100.1", false),
-                (0x0806, 14, "10.128.0.65", true),
-                (0x0806, 14, "0.0.0.0", true),
-                (0x0806, 14, "10.128.0.1", false),
-                (0x86dd, 8, "fd57:5000::41", true),
-                (0x86dd, 8, "fe80::41", true),
-                (0x86dd, 8, "::", true),
-                (0x86dd, 8, "fd57:5000::141", false),
-            ] {
-                socket.send_to(&encapsulated(ether_type, offset, source), victim).unwrap();
-                dropped += u64::from(!arrives);
-                assert_eq!(ear.recv(&mut [0; 200]).is_ok(), arrives, "{member} {source}");
-                assert_eq!(counted("segment-forged"), dropped, "{member} {source}");
+            for (mac, ether_type, source, told, fate) in SENT {
+                let inside = Inside { number: 5000, mac, ether_type, source, told };
+                socket.send_to(&inside.packet(), victim).unwrap();
+                dropped += u64::from(fate == Fate::Counted);
+                let what = format!("{member} {mac} {ether_type:#x} {source} {told:?}");
+                assert_eq!(ear.recv(&mut [0; 200]).is_ok(), fate == Fate::Arrives, "{what}");
+                assert_eq!(counted("segment-forged"), dropped, "{what}");
             }
         }
     });
@@ -256,5 +326,39 @@ fn networks_and_members_that_come_and_go_change_elements_alone_and_the_kernel_ha
             let report = other.round(desired);
             assert_eq!((report.written, report.removed, report.converged), (0, 0, true), "{report:?}");
         }
+    });
+}
+
+#[test]
+fn what_only_passes_this_host_stays_in_connection_tracking_and_what_comes_to_it_does_not() {
+    in_namespace(|| {
+        run("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
+        let [member, other] = [("one", "192.0.2", "2"), ("two", "198.51.100", "2")].map(|(link, net, last)| {
+            let namespace = new_namespace();
+            let peer = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+            run(&format!("ip link add {link} type veth peer name eth0 netns {peer}; ip link set {link} up"));
+            run(&format!("ip addr add {net}.1/24 dev {link}"));
+            run_in(&namespace, &format!("ip link set eth0 up; ip addr add {net}.{last}/24 dev eth0"));
+            run_in(&namespace, &format!("ip route add default via {net}.1"));
+            namespace
+        });
+        run("nft add table ip operator; nft add counter ip operator untracked; nft add counter ip operator passed");
+        run("nft 'add chain ip operator in { type filter hook input priority 0; }'");
+        run("nft add rule ip operator in udp dport 8472 ct state untracked counter name untracked");
+        run("nft 'add chain ip operator through { type filter hook forward priority 0; policy drop; }'");
+        run("nft add rule ip operator through ct state new,established counter name passed accept");
+        assert!(reconciler().round(&desired()).converged);
+        let counted = |counter: &str| packets(&run(&format!("nft list counter ip operator {counter}")));
+        let packet = Inside::default().packet();
+        send_from(&member, "198.51.100.2:8472", &packet);
+        wait_until("a packet that passes", || counted("passed") == 1);
+        send_from(&member, "192.0.2.1:8472", &packet);
+        wait_until("a packet to this host", || counted("untracked") == 1);
+        // Of another block.
+        let forged = Inside { source: "10.128.0.96", ..Inside::default() }.packet();
+        send_from(&member, "198.51.100.2:8472", &forged);
+        wait_until("a forged packet", || self::counted("segment-forged") == 1);
+        assert_eq!(counted("passed"), 1);
+        drop(other);
     });
 }

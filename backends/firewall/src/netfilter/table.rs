@@ -12,8 +12,8 @@ use super::{Expressions, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, 
 use crate::{
     decode::{
         address_element, attribute, be32, behind_element, chain_kind, comment, find, hook_of, lease_element,
-        link_element, sender_element, set_kind, source_element, subnet_element, vni_element, vtep_element,
-        within_element, without_counts,
+        link_element, port_element, sender_element, set_kind, source_element, subnet_element, vni_element,
+        vtep_element, within_element, without_counts,
     },
     encode::Body,
     nfta::{
@@ -46,11 +46,12 @@ impl Netfilter {
                 SetKind::Leases(_) => self.elements(of, &name, lease_element)?,
                 SetKind::Subnets(family, len) => self.elements(of, &name, |key, _| subnet_element(key, family, len))?,
                 SetKind::Sources(_, len) => self.elements(of, &name, |key, _| source_element(key, len))?,
-                SetKind::Senders(_) => self.elements(of, &name, sender_element)?,
-                SetKind::Behind(outer, _) => {
-                    self.elements(of, &name, |first, last| behind_element(first, last, outer))?
+                SetKind::Senders(_) | SetKind::Advertised(_) => self.elements(of, &name, sender_element)?,
+                SetKind::Behind(outer, inner, len) => {
+                    self.elements(of, &name, |key, _| behind_element(key, [outer, inner], len))?
                 }
                 SetKind::Vnis => self.elements(of, &name, vni_element)?,
+                SetKind::Ports => self.elements(of, &name, port_element)?,
                 SetKind::Vteps(_) => self.elements(of, &name, vtep_element)?,
                 SetKind::Within => self.elements(of, &name, within_element)?,
                 SetKind::Seen(_) | SetKind::Claims(_) => BTreeSet::new(),

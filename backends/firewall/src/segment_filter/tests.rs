@@ -4,8 +4,8 @@ use super::*;
 use crate::{nft, support::Support, tests::name};
 
 fn member(public: u8, blocks: &[u8]) -> Arc<SegmentMember> {
-    let sources = blocks.iter().map(|block| format!("10.128.0.{}/27", block * 32).parse().unwrap()).collect();
-    Arc::new(SegmentMember { public: [192, 0, 2, public].into(), sources })
+    let blocks = blocks.iter().map(|block| format!("10.128.0.{}/27", block * 32).parse().unwrap()).collect();
+    Arc::new(SegmentMember { public: [192, 0, 2, public].into(), blocks, addresses: Vec::new() })
 }
 
 /// The network with this number, and members by their numbers, each with its public address and its blocks.
@@ -18,7 +18,9 @@ fn share(number: u32, members: &[(u8, u8, Vec<u8>)]) -> Arc<SegmentShare> {
         internal: number.is_multiple_of(2),
         local: [192, 0, 2, 1].into(),
         port: 8472,
+        blocks: vec!["10.128.1.0/27".parse().unwrap()],
         members: members.collect(),
+        singles: OrdSet::new(),
         net: DesiredNet::default(),
         ports: vec![ContainerPort {
             link: name(&format!("wp{number}")),
@@ -63,7 +65,9 @@ fn without_networks_or_nftables_there_is_nothing_and_without_tables_for_bridges_
     assert_eq!(*of(&one, absent), DesiredFirewall::default());
     let whole = of(&one, Support::default());
     let share = one.values().next().unwrap();
-    assert_eq!(whole.bridge.as_ref(), Some(BridgeTable::new(&share.net, &share.ports).table()));
+    let of_ports = BridgeTable::new(&share.net, &share.ports, Overlays::JudgedBefore);
+    let senders = |table: &DesiredTable| table.sets["senders-v4"].clone();
+    assert_eq!(whole.bridge.as_ref().map(senders), Some(senders(of_ports.table())));
     let without = of(&one, Support { bridges: false, ..Support::default() });
     assert_eq!(*without, DesiredFirewall { bridge: None, ..DesiredFirewall::clone(&whole) });
     let simple = of(&one, Support { nftables: Nftables::Simple, ..Support::default() });
@@ -72,27 +76,93 @@ fn without_networks_or_nftables_there_is_nothing_and_without_tables_for_bridges_
 }
 
 #[test]
-fn elements_that_several_hosts_want_stay_until_the_last_is_gone_and_none_covers_another() {
-    let covered = || {
-        let mut share = SegmentShare::clone(&share(5001, &[(2, 2, vec![1]), (3, 2, vec![2])]));
-        let more = SegmentMember { public: [192, 0, 2, 2].into(), sources: vec!["10.128.0.40/32".parse().unwrap()] };
-        share.members.insert("4".to_owned(), Arc::new(more));
+fn elements_that_several_members_want_stay_until_the_last_is_gone_and_nobody_has_the_gateways_address() {
+    let mac: MacAddr = "02:00:00:00:00:09".parse().unwrap();
+    let both = || {
+        let mut share = SegmentShare::clone(&share(5001, &[(2, 2, vec![1]), (3, 2, vec![1, 7])]));
+        let addresses = vec![([10, 128, 0, 1].into(), mac), ([10, 128, 9, 9].into(), mac)];
+        let single = SegmentMember { public: [192, 0, 2, 3].into(), blocks: Vec::new(), addresses };
+        share.members.insert("4".to_owned(), Arc::new(single));
         share
     };
-    let sources = |filter: &SegmentFilter| {
-        let set = &filter.firewall().table.as_ref().unwrap().sets["behind-v4-v4"];
-        set.elements.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let of = |filter: &SegmentFilter, set: &str| {
+        let set = &filter.firewall().table.as_ref().unwrap().sets[set];
+        set.elements.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let facts = facts(Support::default());
-    let mut all = networks([Arc::new(covered())]);
+    let mut all = networks([Arc::new(both())]);
     let mut filter = computed(&all, &facts);
-    assert_eq!(sources(&filter), "0.0.0.0/32 of 192.0.2.2, 10.128.0.32/27 of 192.0.2.2, 10.128.0.64/27 of 192.0.2.2");
-    let mut less = covered();
-    less.members.remove("2");
-    all.insert("n5001".parse().unwrap(), Arc::new(less));
-    filter.update(all.iter(), &facts);
-    assert_eq!(sources(&filter), "0.0.0.0/32 of 192.0.2.2, 10.128.0.40/32 of 192.0.2.2, 10.128.0.64/27 of 192.0.2.2");
+    let (one, other) = (
+        "10.128.0.32/27 from 02:57:0a:80:00:20 of 192.0.2.2 in VNI 5001",
+        "10.128.0.224/27 from 02:57:0a:80:00:e0 of 192.0.2.2 in VNI 5001",
+    );
+    assert_eq!(of(&filter, "behind-v4-v4-27"), [one, other]);
+    assert_eq!(of(&filter, "behind-v4-v4-32"), ["10.128.9.9/32 from 02:00:00:00:00:09 of 192.0.2.3 in VNI 5001"]);
+    let link_local = "fe80::57:aff:fe80:20/123 from 02:57:0a:80:00:20 of 192.0.2.2 in VNI 5001";
+    assert_eq!(of(&filter, "behind-v4-v6-123")[0], link_local);
+    for (id, left) in [("2", vec![one, other]), ("3", vec![])] {
+        let mut less = SegmentShare::clone(&all.values().next().unwrap().clone());
+        less.members.remove(id);
+        all.insert("n5001".parse().unwrap(), Arc::new(less));
+        filter.update(all.iter(), &facts);
+        assert_eq!(of(&filter, "behind-v4-v4-27"), left);
+    }
     assert_eq!(filter.firewall().table.as_ref().unwrap().sets["vteps-v4"].elements.len(), 1);
+}
+
+#[test]
+fn a_block_with_the_gateways_address_is_as_many_addresses_without_it() {
+    let all = networks([share(5001, &[(2, 2, vec![0])])]);
+    let filter = computed(&all, &facts(Support::default()));
+    let sets = &filter.firewall().table.as_ref().unwrap().sets;
+    assert_eq!((sets["behind-v4-v4-27"].elements.len(), sets["behind-v4-v4-32"].elements.len()), (0, 30));
+    let gateway =
+        |element: &&Element| matches!(element, Element::Behind(_, _, _, of) if of.contains([10, 128, 0, 1].into()));
+    assert!(sets["behind-v4-v4-32"].elements.iter().find(gateway).is_none());
+}
+
+#[test]
+fn a_block_around_a_single_address_of_another_host_is_as_many_addresses_without_it() {
+    let facts = facts(Support::default());
+    let all = networks([share(5001, &[(2, 2, vec![1])])]);
+    let mut filter = computed(&all, &facts);
+    let single: IpAddr = [10, 128, 0, 40].into();
+    let with = |singles: OrdSet<IpAddr>| {
+        let share = SegmentShare { singles, ..SegmentShare::clone(all.values().next().unwrap()) };
+        networks([Arc::new(share)])
+    };
+    let lens = |filter: &SegmentFilter| {
+        let sets = &filter.firewall().table.as_ref().unwrap().sets;
+        let has = sets["behind-v4-v4-32"].elements.contains(&Element::Behind(
+            [192, 0, 2, 2].into(),
+            Vni::new(5001).unwrap(),
+            MacAddr::of_container(single),
+            Prefix::host(single),
+        ));
+        (sets["behind-v4-v4-27"].elements.len(), sets["behind-v4-v4-32"].elements.len(), has)
+    };
+    assert_eq!(lens(&filter), (1, 0, false));
+    let elsewhere: IpAddr = [10, 128, 3, 40].into();
+    for (singles, expected) in
+        [(vec![elsewhere], (1, 0, false)), (vec![elsewhere, single], (0, 31, false)), (vec![], (1, 0, false))]
+    {
+        let networks = with(singles.into_iter().collect());
+        filter.update(networks.iter(), &facts);
+        assert_eq!(lens(&filter), expected);
+        assert_eq!(filter.firewall(), computed(&networks, &facts).firewall());
+    }
+}
+
+#[test]
+fn a_network_with_another_port_changes_elements_alone() {
+    let facts = facts(Support::default());
+    let one = networks([share(5000, &[])]);
+    let filter = computed(&one, &facts);
+    let other = Arc::new(SegmentShare { port: 4789, ..SegmentShare::clone(&share(5001, &[])) });
+    let both = networks([share(5000, &[]), other]);
+    assert!(filter.differs_in_elements_alone(both.values(), &facts));
+    let ports = &computed(&both, &facts).firewall().table.as_ref().unwrap().sets["segment-ports"].elements.clone();
+    assert_eq!(ports.iter().copied().collect::<Vec<_>>(), [Element::Port(4789), Element::Port(8472)]);
 }
 
 fn any_networks() -> impl Strategy<Value = Networks> {

@@ -25,8 +25,12 @@ fn each_family_has_two_devices_in_the_order_of_their_names() {
 
 /// A rule of the first device, as that of the second one.
 fn renamed(text: &str) -> String {
-    let pairs =
-        [("flannel.1", "flannel.7"), ("flannel-v6.1", "flannel-v6.7"), ("0x0800000000000100", "0x0800000000000700")];
+    let pairs = [
+        ("flannel.1", "flannel.7"),
+        ("flannel-v6.1", "flannel-v6.7"),
+        ("0x0800000000000100", "0x0800000000000700"),
+        ("jump decapsulated", "jump decapsulated-beside"),
+    ];
     pairs.iter().fold(text.to_owned(), |text, (first, second)| text.replace(first, second))
 }
 
@@ -38,7 +42,7 @@ fn what_comes_by_the_second_device_is_judged_as_what_comes_by_the_first() {
     let facts = HostFacts { docker: DockerRules::Marked, ..HostFacts::default() };
     let with = policy.desired(peer(1, true).subnet, &peers, &first, &facts);
     let table = with.table.as_ref().unwrap();
-    for chain in ["arriving", "encapsulated-out"] {
+    for chain in ["arriving", "decapsulated", "encapsulated-out"] {
         let rules = |name: &str| table.chains[name].rules.iter().map(|rule| rule.text.clone()).collect::<Vec<_>>();
         let expected: Vec<String> = rules(chain).iter().map(|rule| renamed(rule)).collect();
         assert_eq!(rules(&format!("{chain}-beside")), expected, "{chain}");

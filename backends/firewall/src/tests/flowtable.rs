@@ -36,8 +36,8 @@ fn what_was_answered_between_containers_and_the_overlay_is_put_into_it() {
     insta::assert_snapshot!(lines.join("\n"), @r#"
     add flowtable inet wire-agent overlay { hook ingress priority 0; devices = { "docker0", "flannel.1" }; }
     add chain inet wire-agent emerging-v4 { type filter hook ingress device "flannel.1" priority -1; policy accept; }
-    add rule inet wire-agent emerging-v4 meta priority != 7769:0 counter name "strangers" drop
     add chain inet wire-agent flows { type filter hook forward priority 300; policy accept; }
+    add rule inet wire-agent emerging-v4 meta priority != 7769:0 counter name "strangers" drop
     add rule inet wire-agent flows oifname "flannel.1" ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 meta l4proto { tcp, udp } ct state established flow add @overlay
     add rule inet wire-agent flows iifname "flannel.1" ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 meta l4proto { tcp, udp } ct state established flow add @overlay
     "#);

@@ -59,7 +59,7 @@ mod tests {
 
     fn with_chains(chains: &[(&str, &str)]) -> DesiredFirewall {
         let chain = |text: &str| BaseChain {
-            attachment: Attachment::filter(Hook::Forward, 0),
+            attachment: Some(Attachment::filter(Hook::Forward, 0)),
             rules: vec![Rule::new("test", text.to_owned())],
         };
         let chains = chains.iter().map(|(name, text)| ((*name).to_owned(), chain(text))).collect();

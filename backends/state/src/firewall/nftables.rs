@@ -34,11 +34,11 @@ pub type DesiredTable = Table<BaseChain>;
 /// Our table as it was read.
 pub type ObservedTable = Table<ObservedBaseChain>;
 
-/// A chain that the kernel itself calls, and that accepts packets which no rule matches.
+/// A chain that accepts packets which no rule matches, or that goes on with the chain that has called it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseChain {
-    /// Its place in the kernel.
-    pub attachment: Attachment,
+    /// Its place in the kernel; `None` if only other chains call it.
+    pub attachment: Option<Attachment>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
@@ -162,10 +162,15 @@ pub enum SetKind {
     Senders(Family),
     /// Networks of VXLAN.
     Vnis,
+    /// UDP ports.
+    Ports,
     /// Public addresses, each with a network of VXLAN that it is a member of.
     Vteps(Family),
-    /// Public addresses of the first family, each with the inner sources of the second that may come from it.
-    Behind(Family, Family),
+    /// Public addresses of the first family, each with the networks of VXLAN, and the leading bits of MACs and of sources of the second family that
+    /// may come from it: of sources that many, of MACs as many as leave the same number free. Keys that are found by their hash.
+    Behind(Family, Family, u8),
+    /// Ports of bridges, each with the leading bits of MACs, and of the addresses that they may advertise there: of these that many.
+    Advertised(u8),
     /// Links between which packets stay as they are: each with itself.
     Within,
     /// Addresses that packets put there, for an hour each.
@@ -191,8 +196,12 @@ pub enum Element {
     Sender(LinkName, MacAddr, IpAddr),
     /// A network of VXLAN.
     Vni(Vni),
+    /// A UDP port.
+    Port(u16),
     /// A host, and a network of VXLAN that it is a member of.
     Vtep(IpAddr, Vni),
+    /// A host, a network of VXLAN that it is a member of, and the block of addresses that it has there, with the first MAC of it.
+    Behind(IpAddr, Vni, MacAddr, Prefix),
     /// A link, as the one that packets come by and leave by.
     Within(LinkName),
 }
@@ -257,7 +266,7 @@ impl<C> Table<C> {
 impl ObservedBaseChain {
     fn equals(&self, desired: &BaseChain) -> bool {
         let rules = self.rules.iter().zip(&desired.rules);
-        self.attachment == Some(desired.attachment)
+        self.attachment == desired.attachment
             && self.policy == ChainPolicy::Accept
             && self.rules.len() == desired.rules.len()
             && rules.into_iter().all(|(observed, desired)| observed.is(desired))
@@ -291,7 +300,7 @@ impl From<&DesiredTable> for ObservedTable {
 impl From<&BaseChain> for ObservedBaseChain {
     fn from(desired: &BaseChain) -> Self {
         let rules = desired.rules.iter().map(|rule| ObservedRule::Marked(rule.mark.clone())).collect();
-        Self { attachment: Some(desired.attachment), policy: ChainPolicy::Accept, rules }
+        Self { attachment: desired.attachment, policy: ChainPolicy::Accept, rules }
     }
 }
 
@@ -358,8 +367,10 @@ impl fmt::Display for Element {
             Self::Lease(public, subnet) | Self::Subnet(public, subnet) => write!(f, "{subnet} of {public}"),
             Self::Source(subnet) => subnet.fmt(f),
             Self::Sender(port, mac, address) => write!(f, "{address} of {mac} at {port}"),
+            Self::Port(port) => write!(f, "UDP port {port}"),
             Self::Vni(vni) => write!(f, "VNI {vni}"),
             Self::Vtep(host, vni) => write!(f, "{host} of VNI {vni}"),
+            Self::Behind(host, vni, mac, block) => write!(f, "{block} from {mac} of {host} in VNI {vni}"),
             Self::Within(link) => write!(f, "within {link}"),
         }
     }

@@ -37,10 +37,12 @@ pub enum Purpose {
     Containers,
     /// Accepts packets that are not encapsulated, or not for this host.
     NotEncapsulated,
+    /// Lets the rules about what comes out of overlay devices decide first.
+    FromOverlays,
 }
 
 impl Purpose {
-    const ALL: [Self; 20] = {
+    const ALL: [Self; 21] = {
         use Family::{V4, V6};
         [
             Self::LetInByNoRule(V4),
@@ -63,6 +65,7 @@ impl Purpose {
             Self::AllOthers(V6),
             Self::Containers,
             Self::NotEncapsulated,
+            Self::FromOverlays,
         ]
     };
 
@@ -91,6 +94,7 @@ impl Purpose {
             Self::AllOthers(V6) => "all others v6",
             Self::Containers => "containers",
             Self::NotEncapsulated => "not encapsulated",
+            Self::FromOverlays => "from overlays",
         }
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Frame<'p> {
     pub(super) packet: &'p Packet,
     pub(super) source: Option<MacAddr>,
     pub(super) destination: MacAddr,
+    /// True if a rule has let in the packet that it came in.
+    pub(super) let_in: bool,
 }
 
 /// The one who asks for the MAC of an address.
@@ -37,14 +39,14 @@ impl<'a> Walk<'a> {
     pub(super) fn sent_by_neighbour(
         &mut self,
         packet: &Packet,
-        port: LinkName,
+        (port, let_in): (LinkName, bool),
         bridge: SegmentBridge<'a>,
     ) -> Step<Outcome> {
         let is_at = |sender: &super::segment::Sender| sender.port == port;
         let known = self.host.senders_on(bridge.name, packet.source).find(is_at).map(|sender| sender.mac);
         let source = known.or_else(|| self.host.neighbour(&NeighbourKey { link: bridge.name, address: packet.source }));
         let destination = self.asked_for(packet, bridge)?;
-        self.at_port(Frame { packet, source, destination }, port, bridge)
+        self.at_port(Frame { packet, source, destination, let_in }, port, bridge)
     }
 
     /// Follows a frame that comes in at a port of a bridge.
@@ -66,7 +68,7 @@ impl<'a> Walk<'a> {
         next_hop: IpAddr,
     ) -> Step<Outcome> {
         let destination = self.mac_of(next_hop, bridge, Asker::Host)?;
-        self.over(Frame { packet, source: bridge.mac(), destination }, bridge, None)
+        self.over(Frame { packet, source: bridge.mac(), destination, let_in: false }, bridge, None)
     }
 
     /// The MAC to which somebody behind a port sends a packet: of the destination, if it is in the network, else of the gateway.

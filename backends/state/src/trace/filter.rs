@@ -24,6 +24,9 @@ pub(super) const ARRIVING: &str = "arriving";
 /// The chain that sees outer packets without a VXLAN header, as they come to this host.
 pub(super) const ENCAPSULATED_IN: &str = "encapsulated-in";
 
+/// The chain that [`ARRIVING`] calls for what comes out of overlay devices.
+const DECAPSULATED: &str = "decapsulated";
+
 /// The chain that sees packets of the device of a former backend as they come in.
 const BESIDE: &str = "arriving-beside";
 /// The set of links with containers of flat networks.
@@ -107,13 +110,16 @@ impl Walk<'_> {
         let inside = host.our_devices().find(|device| device.name == incoming.link);
         let target = our_device(host, incoming.packet);
         let judge = Judge { host, table, incoming, inside, target };
-        match judge.verdict(chain)? {
+        let rules = chain.rules.iter().flat_map(|rule| with_called(table, rule));
+        match judge.verdict(rules, chain.policy)? {
             Verdict::Passed => Ok(false),
             Verdict::LetIn(purpose) => {
                 self.hops.push(Hop::LetIn(purpose));
                 Ok(true)
             }
-            Verdict::Dropped(purpose) => Err(Reason::Rule { chain: chain_name, purpose }.into()),
+            Verdict::Dropped(purpose) => {
+                Err(Reason::Rule { chain: chain_of(purpose, table, chain_name), purpose }.into())
+            }
             Verdict::DroppedByPolicy => Err(Reason::Policy { table: TableFamily::Inet, chain: chain_name }.into()),
         }
     }
@@ -129,6 +135,21 @@ impl Walk<'_> {
     }
 }
 
+/// A rule, or the rules of the chain that it calls.
+fn with_called<'t>(table: &'t ObservedTable, rule: &'t ObservedRule) -> &'t [ObservedRule] {
+    if Purpose::of(rule) != Some(Purpose::FromOverlays) {
+        return std::slice::from_ref(rule);
+    }
+    table.chains.get(DECAPSULATED).map_or(&[], |called| &called.rules)
+}
+
+/// The chain that has the rule: what comes out of overlay devices is judged in the one that is called.
+fn chain_of(purpose: Purpose, table: &ObservedTable, chain: &'static str) -> &'static str {
+    let called = table.chains.get(DECAPSULATED);
+    let has = called.is_some_and(|called| called.rules.iter().any(|rule| Purpose::of(rule) == Some(purpose)));
+    if has { DECAPSULATED } else { chain }
+}
+
 /// A packet before one chain of our table.
 struct Judge<'a> {
     host: &'a HostState<'a>,
@@ -141,8 +162,8 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn verdict(&self, chain: &ObservedBaseChain) -> Step<Verdict> {
-        for purpose in chain.rules.iter().filter_map(Purpose::of) {
+    fn verdict<'r>(&self, rules: impl Iterator<Item = &'r ObservedRule>, policy: ChainPolicy) -> Step<Verdict> {
+        for purpose in rules.filter_map(Purpose::of) {
             let verdict = match self.target {
                 _ if self.drops_inside(purpose)? || self.drops_direct(purpose) => Some(Verdict::Dropped(purpose)),
                 Some(device) if self.is_local(device) => self.of_encapsulated(purpose, device)?,
@@ -156,7 +177,7 @@ impl Judge<'_> {
                 return Ok(verdict);
             }
         }
-        Ok(match chain.policy {
+        Ok(match policy {
             ChainPolicy::Accept => Verdict::Passed,
             ChainPolicy::Drop => Verdict::DroppedByPolicy,
         })
@@ -207,6 +228,7 @@ impl Judge<'_> {
             | Purpose::DirectOutsideLeases(_)
             | Purpose::Usual(_)
             | Purpose::NotEncapsulated
+            | Purpose::FromOverlays
             | Purpose::Containers
             | Purpose::Peers(_)
             | Purpose::OtherLeases(_)
@@ -256,8 +278,10 @@ impl Judge<'_> {
             | SetKind::Leases(_)
             | SetKind::Senders(_)
             | SetKind::Vnis
+            | SetKind::Ports
             | SetKind::Vteps(_)
             | SetKind::Behind(..)
+            | SetKind::Advertised(_)
             | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => false,
@@ -280,8 +304,10 @@ impl Judge<'_> {
             | SetKind::Sources(..)
             | SetKind::Senders(_)
             | SetKind::Vnis
+            | SetKind::Ports
             | SetKind::Vteps(_)
             | SetKind::Behind(..)
+            | SetKind::Advertised(_)
             | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_) => None,

@@ -114,7 +114,9 @@ fn sender(element: &Element) -> Option<(Sender, IpAddr)> {
         | Element::Subnet(..)
         | Element::Source(_)
         | Element::Vni(_)
+        | Element::Port(_)
         | Element::Vtep(..)
+        | Element::Behind(..)
         | Element::Within(_) => None,
     }
 }

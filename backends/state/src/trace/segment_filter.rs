@@ -29,6 +29,8 @@ const SENDERS: Place =
 const INTERNAL: &str = "segment-internal";
 /// The ports whose senders are checked.
 const PORTS: &str = "ports";
+/// The ports where the agent puts the frames of other hosts.
+const TUNNELS: &str = "tunnels";
 /// The beginning of the names of ports of containers.
 const CONTAINER_PORTS: &str = "wp";
 /// The beginning of the names of devices of flat networks.
@@ -41,28 +43,30 @@ enum Verdict {
 }
 
 impl Walk<'_> {
-    /// Judges an encapsulated packet that comes in by a link: of a network over several hosts, its members alone may send.
-    pub(super) fn judge_member(&mut self, packet: &Packet, link: LinkName) -> Step<()> {
+    /// Judges an encapsulated packet that comes in by a link: of a network over several hosts, its members alone may send. Tells whether a rule has
+    /// let it in by its inner source.
+    pub(super) fn judge_member(&mut self, packet: &Packet, link: LinkName) -> Step<bool> {
         let Some(Encapsulated { header: Some(header), packet: inner }) = packet.inner.as_deref() else {
-            return Ok(());
+            return Ok(false);
         };
         let is_ours = self.host.devices().any(|device| is_overlay(device.name) && device.port == packet.udp_port);
         if !is_ours {
-            return Ok(());
+            return Ok(false);
         }
         let is_local = self.host.link_of(packet.destination).is_some();
         let outer = Outer { packet, header, inner, link, is_local };
-        self.judge(&MEMBERS, |table, purpose| outer.verdict(table, purpose))
+        let accepted = self.judge(&MEMBERS, |table, purpose| outer.verdict(table, purpose))?;
+        Ok(matches!(accepted, Some(SegmentPurpose::Inside(_))))
     }
 
     /// Judges a frame that comes in at a port of a bridge.
     pub(super) fn judge_sender(&mut self, frame: &Frame<'_>, port: LinkName) -> Step<()> {
-        self.judge(&SENDERS, |table, purpose| at_port(table, frame, port, purpose))
+        self.judge(&SENDERS, |table, purpose| at_port(table, frame, port, purpose)).map(drop)
     }
 
     /// Judges a packet that is forwarded.
     pub(super) fn judge_crossing(&mut self, from: LinkName, to: LinkName) -> Step<()> {
-        self.judge(&THROUGH, |table, purpose| crossing(table, from, to, purpose))
+        self.judge(&THROUGH, |table, purpose| crossing(table, from, to, purpose)).map(drop)
     }
 
     /// The source that a forwarded packet leaves with.
@@ -76,19 +80,19 @@ impl Walk<'_> {
         self.host.address_on(to, Family::of(source))
     }
 
-    /// Asks the rules of a chain in their order.
+    /// Asks the rules of a chain in their order. Tells which one has accepted it.
     fn judge(
         &mut self,
         place: &Place,
         verdict: impl Fn(&ObservedTable, SegmentPurpose) -> Option<Verdict>,
-    ) -> Step<()> {
-        let Some((table, chain)) = self.chain(place) else { return Ok(()) };
+    ) -> Step<Option<SegmentPurpose>> {
+        let Some((table, chain)) = self.chain(place) else { return Ok(None) };
         let (table_family, name) = (place.family, place.name);
         for purpose in chain.rules.iter().filter_map(SegmentPurpose::of) {
             match verdict(table, purpose) {
                 Some(Verdict::Accepted) => {
                     self.hops.push(Hop::Accepted(table_family, purpose));
-                    return Ok(());
+                    return Ok(Some(purpose));
                 }
                 Some(Verdict::Dropped) => {
                     return Err(Reason::SegmentRule { table: table_family, chain: name, purpose }.into());
@@ -97,7 +101,7 @@ impl Walk<'_> {
             }
         }
         match chain.policy {
-            ChainPolicy::Accept => Ok(()),
+            ChainPolicy::Accept => Ok(None),
             ChainPolicy::Drop => Err(Reason::Policy { table: table_family, chain: name }.into()),
         }
     }
@@ -118,18 +122,26 @@ impl Outer<'_> {
         let is_of_network = has(table, |kind| kind == SetKind::Vnis, &Element::Vni(self.header.vni));
         match purpose {
             P::ForgedInside(family) if family == Family::of(self.inner.source) => {
-                (self.is_of_member(table) && !self.is_behind(table, family)).then_some(Verdict::Dropped)
+                self.is_of_member(table).then_some(Verdict::Dropped)
             }
-            P::Members => (self.is_of_member(table) && !self.is_of_container(table)).then_some(Verdict::Accepted),
+            P::Inside(family) if family == Family::of(self.inner.source) => {
+                (!self.is_of_container(table) && self.is_behind(table, family)).then_some(Verdict::Accepted)
+            }
+            P::NoSource(family) if family == Family::of(self.inner.source) => {
+                (self.inner.source.is_unspecified() && self.is_of_member(table)).then_some(Verdict::Dropped)
+            }
+            P::Members => self.is_of_member(table).then_some(Verdict::Accepted),
+            P::Forged => self.is_of_member(table).then_some(Verdict::Dropped),
             P::OnlyPassing => (is_of_network && !self.is_local).then_some(Verdict::Accepted),
             P::NoMembers => is_of_network.then_some(Verdict::Dropped),
             P::ForgedInside(_)
+            | P::Inside(_)
             | P::UnknownContainers
             | P::UnknownHosts
             | P::NotChecked
+            | P::JudgedBefore
             | P::Senders(_)
             | P::NoSource(_)
-            | P::Forged
             | P::Within
             | P::Between
             | P::OutOfInternal
@@ -142,21 +154,29 @@ impl Outer<'_> {
         }
     }
 
+    /// True if a member sends it, and not a container with the address of one.
     fn is_of_member(&self, table: &ObservedTable) -> bool {
         let (public, outer) = (self.packet.source, Family::of(self.packet.source));
-        has(table, |kind| kind == SetKind::Vteps(outer), &Element::Vtep(public, self.header.vni))
+        !self.is_of_container(table)
+            && has(table, |kind| kind == SetKind::Vteps(outer), &Element::Vtep(public, self.header.vni))
     }
 
     fn is_of_container(&self, table: &ObservedTable) -> bool {
         is_in(table, CONTAINERS, self.link)
     }
 
-    /// True if the inner source may come from the outer one.
+    /// True if the inner source may come from the outer one. The MAC is not known here.
     fn is_behind(&self, table: &ObservedTable, family: Family) -> bool {
-        let (public, outer) = (self.packet.source, Family::of(self.packet.source));
-        let sets = table.sets.values().filter(|set| set.kind == SetKind::Behind(outer, family));
-        let mut elements = sets.flat_map(|set| &set.elements);
-        elements.any(|element| is_lease_of(element, public, self.inner.source))
+        let outer = Family::of(self.packet.source);
+        let is_it = |kind| matches!(kind, SetKind::Behind(of, inner, _) if (of, inner) == (outer, family));
+        let sets = table.sets.values().filter(|set| is_it(set.kind));
+        sets.flat_map(|set| &set.elements).any(|element| self.is_in(element))
+    }
+
+    fn is_in(&self, element: &Element) -> bool {
+        let (public, vni) = (self.packet.source, self.header.vni);
+        matches!(element, Element::Behind(host, of, _, block)
+            if (*host, *of) == (public, vni) && block.contains(self.inner.source))
     }
 }
 
@@ -172,12 +192,17 @@ fn at_port(table: &ObservedTable, frame: &Frame<'_>, port: LinkName, purpose: Se
         P::UnknownContainers => (is_like(CONTAINER_PORTS) && !is_known).then_some(Verdict::Dropped),
         P::UnknownHosts => (is_like(OVERLAYS) && !is_known).then_some(Verdict::Dropped),
         P::NotChecked => (!is_known).then_some(Verdict::Accepted),
+        P::JudgedBefore => {
+            let is_judged = is_like(OVERLAYS) && frame.let_in || is_in(table, TUNNELS, port);
+            (is_judged && is_known).then_some(Verdict::Accepted)
+        }
         P::Senders(of) if of == family => frame.source.filter(|mac| is_sender(*mac)).map(|_| Verdict::Accepted),
         P::NoSource(of) if of == family => (is_like(OVERLAYS) && source.is_unspecified()).then_some(Verdict::Dropped),
         P::Forged => Some(Verdict::Dropped),
         P::Senders(_)
         | P::NoSource(_)
         | P::ForgedInside(_)
+        | P::Inside(_)
         | P::Members
         | P::OnlyPassing
         | P::NoMembers
@@ -212,22 +237,20 @@ fn crossing(table: &ObservedTable, from: LinkName, to: LinkName, purpose: Segmen
         P::ToFlatElsewhere => is_bridge(from) && is_device(to),
         P::FromFlatElsewhere => is_device(from) && is_bridge(to),
         P::ForgedInside(_)
+        | P::Inside(_)
         | P::Members
         | P::OnlyPassing
         | P::NoMembers
         | P::UnknownContainers
         | P::UnknownHosts
         | P::NotChecked
+        | P::JudgedBefore
         | P::Senders(_)
         | P::NoSource(_)
         | P::Forged
         | P::Masquerade => false,
     };
     drops.then_some(Verdict::Dropped)
-}
-
-fn is_lease_of(element: &Element, public: IpAddr, inner: IpAddr) -> bool {
-    matches!(element, Element::Lease(of, source) if *of == public && source.contains(inner))
 }
 
 fn has(table: &ObservedTable, is_it: impl Fn(SetKind) -> bool, element: &Element) -> bool {

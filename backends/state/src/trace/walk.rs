@@ -51,7 +51,7 @@ impl<'a> Walk<'a> {
         self.hops.push(Hop::Arrived(link));
         self.expect_up(link)?;
         match self.host.bridge_of(link) {
-            Some(bridge) => self.sent_by_neighbour(packet, link, bridge),
+            Some(bridge) => self.sent_by_neighbour(packet, (link, let_in), bridge),
             None => self.take_in(packet, link, let_in),
         }
     }
@@ -59,7 +59,7 @@ impl<'a> Walk<'a> {
     /// Follows a packet that a link which is up hands to the host.
     pub(super) fn take_in(&mut self, packet: &Packet, link: LinkName, let_in: bool) -> Step<Outcome> {
         let let_in = self.filter(&Incoming { packet, link, let_in }, ARRIVING)?;
-        self.judge_member(packet, link)?;
+        let let_in = self.judge_member(packet, link)? || let_in;
         self.check_source(packet, link)?;
         if packet.inner.is_some()
             && let Found::Local = self.host.route(&query(packet, Some(link)))

@@ -6,7 +6,7 @@ use crate::{contestant::Contestant, frames::Frames, measure::Measurement};
 
 /// What `--help` prints.
 pub(crate) const USAGE: &str = "\
-usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] [--only NAME,…]
+usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] [--no-bridge-netfilter] [--only NAME,…]
 
   --firewall    the kernel's VXLAN between containers, with one set of rules of the packet filter and with another, in place of
                 ways to move packets; on real frames, by tcp1, tcp4, pps1 and pps64. Where our-rules takes part, forged and honest
@@ -16,6 +16,9 @@ usage: bench-datapath [--firewall] [--rounds N] [--seconds N] [--quick] [--gro] 
   --seconds N   how long each measurement lasts, 3 by default
   --quick       one round of one second: shows that it works, and no more
   --gro         the hosts' uplinks merge what they receive, as a network card does (GRO); a veth does not by default
+  --no-bridge-netfilter
+                frames that a bridge forwards pass no rules of IP on any host, as where br_netfilter is not loaded: Docker before
+                27.3 loads it, and later ones where they need it; some kernels have it built in
   --only NAMES  of contestants:  veth, kernel-vxlan, one-packet, ours-raw, ours-vxlan;
                 with --firewall: tracking, tracking-again, flannel-rules, our-rules, our-rules-20000;
                 and, where they are named, udp-rules, userspace-vxlan-rules,
@@ -41,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) seconds: u32,
     /// Whether the uplinks merge what they receive.
     pub(crate) gro: bool,
+    /// Whether frames that a bridge forwards pass the rules of IP, where the kernel has them do so.
+    pub(crate) is_bridge_netfilter_off: bool,
     /// Who takes part, in the order of their turns.
     pub(crate) contestants: Vec<Contestant>,
     /// What is measured.
@@ -60,6 +65,7 @@ impl Task {
                 "-h" | "--help" => return Ok(Self::Help),
                 "--quick" => (options.rounds, options.seconds) = (1, 1),
                 "--gro" => options.gro = true,
+                "--no-bridge-netfilter" => options.is_bridge_netfilter_off = true,
                 "--firewall" => firewall = true,
                 "--rounds" => options.rounds = number(&word, words.next())?,
                 "--seconds" => options.seconds = number(&word, words.next())?,
@@ -145,6 +151,7 @@ mod tests {
         assert_eq!(some.measurements, [Measurement::Tcp1]);
         assert_eq!(some.frames, Frames::ALL);
         let rules = options("--firewall --rounds=21 --only tcp1").unwrap();
+        assert!(!rules.is_bridge_netfilter_off && options("--no-bridge-netfilter").unwrap().is_bridge_netfilter_off);
         assert_eq!(rules.contestants, Contestant::RULES);
         assert_eq!((rules.measurements, rules.frames), (vec![Measurement::Tcp1], vec![Frames::Real]));
         let named = options("--firewall --only our-rules,udp-rules,one-packet").unwrap();

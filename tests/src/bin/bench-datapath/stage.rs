@@ -1,6 +1,6 @@
 //! All pairs, and the frames between them.
 
-use wire_tests::{Etcd, Lab, Result, check};
+use wire_tests::{Etcd, Host, Lab, Result, check};
 
 use crate::{
     frames::{Frames, Uplinks},
@@ -32,6 +32,9 @@ impl Stage {
         });
         let pairs = pairs.collect::<Result<Vec<_>>>()?;
         let hosts = pairs.iter().flat_map(|pair| [&pair.near, &pair.far]);
+        if options.is_bridge_netfilter_off {
+            hosts.clone().try_for_each(without_bridge_netfilter)?;
+        }
         let frames = Uplinks::new(lab, hosts, options.gro)?;
         let stage = Self { pairs, frames, etcd };
         stage.prove_frames(lab)?;
@@ -52,4 +55,10 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// Lets frames that bridges of a host forward pass no rules of IP. A kernel without br_netfilter has no such settings.
+fn without_bridge_netfilter(host: &Host) -> Result {
+    let setting = "for file in /proc/sys/net/bridge/bridge-nf-call-*tables; do test ! -e $file || echo 0 > $file; done";
+    host.namespace().sh(setting).map(drop)
 }

@@ -222,9 +222,12 @@ fn a_trace_names_the_entry_that_is_missing_or_forged_in_a_network_by_name() -> R
         let end = stage.end(0, (next, to), port)?;
         check(end.host == 0 && end.sentence.contains("rule 'forged' in chain senders"), || end.sentence.clone())?;
         // A sender that the other host does not know.
-        let set = if to.is_ipv4() { "senders-v4" } else { "senders-v6" };
-        stage.sh(1, &format!("nft flush set bridge wire-agent {set}"))?;
-        stage.ends((1, 0), to, (1, "rule 'forged' in chain senders of table bridge wire-agent"))?;
+        let inner = if to.is_ipv4() { "v4" } else { "v6" };
+        let sets =
+            format!("$(nft list table inet wire-agent | grep -o 'set behind-v4-{inner}-[0-9]*' | cut -d' ' -f2)");
+        stage.sh(1, &format!("for set in {sets}; do nft flush set inet wire-agent $set; done"))?;
+        let rule = format!("rule 'forged {inner}' in chain segments-in of table inet wire-agent");
+        stage.ends((1, 0), to, (1, &rule))?;
     }
     let network = stage.vnis[1];
     stage.sh(1, "nft flush set inet wire-agent vteps-v4")?;

@@ -56,10 +56,12 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             let checks_sources = table.sets.values().any(|set| set.kind == SetKind::Leases(family));
             (!checks_sources).then(|| host.to_string())
         }
-        (
-            SetKind::Leases(_) | SetKind::Behind(..) | SetKind::Subnets(..),
-            Element::Lease(host, subnet) | Element::Subnet(host, subnet),
-        ) => Some(format!("{subnet} of host {host}")),
+        (SetKind::Leases(_) | SetKind::Subnets(..), Element::Lease(host, subnet) | Element::Subnet(host, subnet)) => {
+            Some(format!("{subnet} of host {host}"))
+        }
+        (SetKind::Behind(..), Element::Behind(host, vni, _, block)) => {
+            Some(format!("{block} of host {host} for VNI {vni}"))
+        }
         (SetKind::Senders(_), Element::Sender(port, mac, address)) => Some(format!("{address} of {mac} at {port}")),
         (SetKind::Vteps(_), Element::Vtep(host, vni)) => Some(format!("host {host} for VNI {vni}")),
         (SetKind::Sources(..), Element::Source(subnet)) => Some(format!("{subnet} without encapsulation")),
@@ -71,8 +73,10 @@ fn sender(table: &DesiredTable, set: &str, element: Element) -> Option<String> {
             | SetKind::Sources(..)
             | SetKind::Senders(_)
             | SetKind::Vnis
+            | SetKind::Ports
             | SetKind::Vteps(_)
             | SetKind::Behind(..)
+            | SetKind::Advertised(_)
             | SetKind::Within
             | SetKind::Seen(_)
             | SetKind::Claims(_),
@@ -137,12 +141,12 @@ fn chain(pair: &Pair<'_, ObservedBaseChain, BaseChain>) -> Vec<Difference> {
 }
 
 fn chain_itself(entry: String, observed: &ObservedBaseChain, desired: &BaseChain) -> Option<Difference> {
-    let should = Place(desired.attachment);
     let mut parts = Vec::new();
-    match observed.attachment {
-        None => parts.push(format!("is at none of our places, and should be at {should}")),
-        Some(is) if is != desired.attachment => parts.push(format!("is at {}, and should be at {should}", Place(is))),
-        Some(_) => {}
+    match (observed.attachment.map(Place), desired.attachment.map(Place)) {
+        (None, Some(should)) => parts.push(format!("is at none of our places, and should be at {should}")),
+        (Some(is), None) => parts.push(format!("is at {is}, and should be called by other chains alone")),
+        (Some(is), Some(should)) if is != should => parts.push(format!("is at {is}, and should be at {should}")),
+        (Some(_), Some(_)) | (None, None) => {}
     }
     let effect = match observed.policy {
         ChainPolicy::Drop => {
@@ -212,6 +216,7 @@ fn with_number(number: usize, one: &str, many: &str) -> String {
 }
 
 /// The place of a chain, as a person says it.
+#[derive(PartialEq, Eq)]
 struct Place(Attachment);
 
 impl fmt::Display for Place {
@@ -235,8 +240,12 @@ impl fmt::Display for Content {
             SetKind::Sources(family, len) => write!(f, "{family} subnets of length {len}"),
             SetKind::Senders(family) => write!(f, "{family} senders at ports of bridges"),
             SetKind::Vnis => f.write_str("networks of VXLAN"),
+            SetKind::Ports => f.write_str("UDP ports"),
             SetKind::Vteps(family) => write!(f, "{family} members of networks of VXLAN"),
-            SetKind::Behind(outer, inner) => write!(f, "{inner} sources behind {outer} hosts"),
+            SetKind::Behind(outer, inner, len) => write!(f, "{inner} sources of length {len} behind {outer} hosts"),
+            SetKind::Advertised(len) => {
+                write!(f, "IPv6 addresses of length {len} that are advertised at ports of bridges")
+            }
             SetKind::Within => f.write_str("links, each with itself"),
             SetKind::Seen(family) => write!(f, "{family} addresses seen in packets"),
             SetKind::Claims(family) => write!(f, "{family} sources seen in packets"),

@@ -11,7 +11,9 @@ use crate::ObservedRule;
 pub enum SegmentPurpose {
     /// Drops encapsulated packets of members with an inner source of this family that is not theirs.
     ForgedInside(Family),
-    /// Lets in encapsulated packets of members.
+    /// Lets in encapsulated packets of members with an inner source of this family that is theirs.
+    Inside(Family),
+    /// Lets in encapsulated packets of members, whatever is inside.
     Members,
     /// Accepts encapsulated packets that are not for this host.
     OnlyPassing,
@@ -23,6 +25,8 @@ pub enum SegmentPurpose {
     UnknownHosts,
     /// Accepts what comes in at a port that is not checked.
     NotChecked,
+    /// Accepts what comes out of VXLAN devices, since only what members may send gets there.
+    JudgedBefore,
     /// Accepts frames with a MAC and a source of this family that may send at their port.
     Senders(Family),
     /// Drops frames of other hosts without a source.
@@ -51,17 +55,20 @@ pub enum SegmentPurpose {
 
 impl SegmentPurpose {
     /// All of them.
-    pub const ALL: [Self; 22] = {
+    pub const ALL: [Self; 25] = {
         use Family::{V4, V6};
         [
             Self::ForgedInside(V4),
             Self::ForgedInside(V6),
+            Self::Inside(V4),
+            Self::Inside(V6),
             Self::Members,
             Self::OnlyPassing,
             Self::NoMembers,
             Self::UnknownContainers,
             Self::UnknownHosts,
             Self::NotChecked,
+            Self::JudgedBefore,
             Self::Senders(V4),
             Self::Senders(V6),
             Self::NoSource(V4),
@@ -86,12 +93,15 @@ impl SegmentPurpose {
         match self {
             Self::ForgedInside(V4) => "forged v4",
             Self::ForgedInside(V6) => "forged v6",
+            Self::Inside(V4) => "inside v4",
+            Self::Inside(V6) => "inside v6",
             Self::Members => "members",
             Self::OnlyPassing => "only passing",
             Self::NoMembers => "no members",
             Self::UnknownContainers => "containers not known",
             Self::UnknownHosts => "hosts not known",
             Self::NotChecked => "not checked",
+            Self::JudgedBefore => "judged before",
             Self::Senders(V4) => "senders v4",
             Self::Senders(V6) => "senders v6",
             Self::NoSource(V4) => "no source v4",

@@ -187,8 +187,10 @@ fn remade(Place { device, public, mac, .. }: &Place, vni: u32) -> String {
 /// Deletes the first rule with this purpose, if there is one.
 fn without_rule(purpose: &str, family: &str) -> String {
     format!(
-        "handle=$(nft -a list chain inet wire-agent arriving |
+        "for chain in arriving decapsulated; do
+         handle=$(nft -a list chain inet wire-agent $chain |
              sed -n '/comment \"{purpose} {family} /s/.*# handle //p' | head -1)
-         test -z \"$handle\" || nft delete rule inet wire-agent arriving handle $handle\n"
+         test -z \"$handle\" || nft delete rule inet wire-agent $chain handle $handle
+         done\n"
     )
 }
