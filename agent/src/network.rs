@@ -293,6 +293,16 @@ impl<P: Ports> Host<P> {
         self.no_vxlan = true;
     }
 
+    /// The settings of VXLAN packets that the agent moves itself; `None` if the kernel does.
+    pub(crate) fn moves_itself(&self) -> Option<ForwardSettings> {
+        match self.vxlan_by() {
+            VxlanBy::Kernel => None,
+            vxlan @ (VxlanBy::AgentRequested | VxlanBy::AgentFallback) => {
+                Some(ForwardSettings { vxlan, ..self.settings.forward })
+            }
+        }
+    }
+
     /// Who does VXLAN on this host.
     fn vxlan_by(&self) -> VxlanBy {
         if self.no_vxlan { VxlanBy::AgentFallback } else { self.settings.forward.vxlan }

@@ -41,7 +41,11 @@ impl Outcome {
         let is_of_named = |op: &Op| changed(op).is_some_and(is_of_named);
         let is_spare = |op: &Op| changed(op).is_some_and(is_spare);
         let failed = report.failures.iter().map(|failure| match failure {
-            Failure::Op { op, .. } if is_of_named(op) => Self::Usable,
+            // The kernel lacks VXLAN also where the default network has no use for it: the agent moves the packets then.
+            Failure::Op { op, error, .. } if is_of_named(op) => match (error.kind, Self::unsupported(op)) {
+                (ErrorKind::Unsupported, Self::NoVxlan) => Self::NoVxlan,
+                _ => Self::Usable,
+            },
             // What the kernel lacks is lacking for good: the network is joined anew without it.
             Failure::Op { op, error, .. } if error.kind == ErrorKind::Unsupported => Self::unsupported(op),
             Failure::Op { op, .. } if is_spare(op) => Self::Usable,

@@ -70,7 +70,7 @@ pub(super) fn alone(segment: &Segment) -> SegmentShare {
         pools: segment.pools,
         internal: segment.internal,
         local: segment.outer.local,
-        port: segment.outer.port,
+        port: segment.outer.own_port(),
         members: OrdMap::new(),
         net: NetFromSegment::new(segment, &SegmentHosts::default()).net().clone(),
         ports: Vec::new(),

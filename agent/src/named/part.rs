@@ -5,6 +5,7 @@ mod held;
 mod lost;
 mod others;
 mod patience;
+mod port;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -44,6 +45,8 @@ pub(super) struct Part {
     pub(super) is_filtered: bool,
     /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
     pub(super) after_filter: Option<(u64, NetworkShare)>,
+    /// The UDP port of its packets, if the agent moves them ([`port`]).
+    port: Option<u16>,
     /// True if `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
@@ -124,6 +127,7 @@ impl Part {
             members: Members::default(),
             is_filtered: false,
             after_filter: None,
+            port: None,
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
@@ -260,7 +264,7 @@ impl Part {
     /// The share in the kernel's state, if it is another than before; `None` also before the network was admitted.
     pub(super) fn share(&mut self, outer: SegmentOuter) -> Option<NetworkShare> {
         let kept = self.entry.held.as_ref().filter(|_| self.admitted.is_some())?;
-        let segment = segment(self.own, kept, outer);
+        let segment = segment(self.own, kept, self.outer(outer));
         let is_same = self.computed.as_ref().is_some_and(|(before, _)| *before == segment);
         if is_same && !std::mem::take(&mut self.is_behind) {
             return None;
@@ -339,7 +343,7 @@ impl Part {
     /// The share in the packet filter while it is not known who else takes part, so that nobody sends to devices of an earlier run.
     pub(super) fn closed(&self, outer: SegmentOuter) -> Option<SegmentShare> {
         let kept = self.entry.held.as_ref()?;
-        Some(filter::alone(&segment(self.own, kept, outer)))
+        Some(filter::alone(&segment(self.own, kept, self.outer(outer))))
     }
 
     /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wire_backends::SegmentOuter;
+use wire_backends::{ForwardSettings, SegmentAgent, SegmentOuter};
 use wire_lease::{
     BackendConfig, NetworkConfig,
     named::{Occupant, Occupied},
@@ -26,7 +26,7 @@ impl<P: Ports> Network<P> {
         let Some(named) = &self.named else { return };
         // A host whose identity is not as this agent writes it takes part in none.
         let Ok(identity) = host.state.identity.parse() else { return };
-        let Some(outer) = outer_of_named(context) else { return };
+        let Some(outer) = outer_of_named(context, host.moves_itself()) else { return };
         let (store, leased) = match source {
             LeaseSource::Etcd(etcd) => {
                 let state = etcd.hold.as_ref().map(|hold| Leased::of(&hold.state.borrow()));
@@ -48,9 +48,15 @@ impl<P: Ports> Network<P> {
 }
 
 /// The way of packets of networks by name to other hosts.
-pub(crate) fn outer_of_named(JoinContext { underlay, config, .. }: &JoinContext) -> Option<SegmentOuter> {
+/// `agent` has the settings of packets that the agent moves itself ([`Host::moves_itself`]).
+pub(crate) fn outer_of_named(
+    JoinContext { underlay, config, .. }: &JoinContext,
+    agent: Option<ForwardSettings>,
+) -> Option<SegmentOuter> {
     let local = underlay.addresses.v4.or(underlay.addresses.v6)?;
-    Some(SegmentOuter { parent: underlay.parent(), local, port: port(config), mtu: underlay.mtu })
+    let port = port(config);
+    let agent = agent.map(|settings| SegmentAgent { port, settings });
+    Some(SegmentOuter { parent: underlay.parent(), local, port, mtu: underlay.mtu, agent })
 }
 
 fn port(config: &NetworkConfig) -> u16 {

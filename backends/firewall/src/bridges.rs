@@ -136,10 +136,13 @@ impl BridgeTable {
     }
 }
 
-/// The bridges with the VXLAN device that is a port of each.
+/// The bridges with the VXLAN device that is a port of each, or the TAP device in its place.
 fn overlays(net: &DesiredNet) -> Vec<(LinkName, LinkName)> {
     let vxlan = |link: &wire_state::DesiredLink| {
-        matches!(link.kind, wire_state::DesiredKind::Kernel(wire_state::KernelKind::Vxlan(_)))
+        matches!(
+            link.kind,
+            wire_state::DesiredKind::Kernel(wire_state::KernelKind::Vxlan(_)) | wire_state::DesiredKind::Tunnel(_)
+        )
     };
     net.links.iter().filter(|(_, link)| vxlan(link)).filter_map(|(name, link)| Some((link.master?, *name))).collect()
 }

@@ -217,16 +217,20 @@ fn admit(
 
 /// Writes one packet, or several that are joined, to the device.
 fn write(context: &Context<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
-    let vnet = packet.seal(arena).to_bytes();
-    let first = &arena[packet.first().clone()];
+    // The Ethernet header of the first packet stands for all.
+    let link_header = context.shared.tunnel.framing.link_header();
+    let vnet = packet.seal(arena).before(link_header).to_bytes();
+    let Range { start, end } = packet.first().clone();
+    let first = &arena[start - link_header..end];
     let count = packet.count();
     let written = if count == 1 {
         context.tun.write(&[IoSlice::new(&vnet), IoSlice::new(first)])
     } else {
         context.counters.add(Count::Coalesced, 1);
-        context
-            .counters
-            .add(Count::CoalescedUdp, u64::from(Header::parse(first).is_some_and(|header| header.protocol == UDP)));
+        context.counters.add(
+            Count::CoalescedUdp,
+            u64::from(Header::parse(&arena[start..end]).is_some_and(|header| header.protocol == UDP)),
+        );
         let mut slices = [IoSlice::new(&[]); MOST + 1];
         slices[0] = IoSlice::new(&vnet);
         slices[1] = IoSlice::new(first);

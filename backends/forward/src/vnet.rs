@@ -73,6 +73,26 @@ impl VnetHeader {
         })
     }
 
+    /// The header of a packet behind so many bytes of a frame, of which this is the header.
+    #[inline]
+    pub(crate) const fn behind(self, link_header: usize) -> Self {
+        let less = link_header as u16;
+        let (header_len, checksum_start) =
+            (self.header_len.saturating_sub(less), self.checksum_start.saturating_sub(less));
+        Self { header_len, checksum_start, ..self }
+    }
+
+    /// The header of a frame with so many bytes before a packet, of which this is the header.
+    #[inline]
+    pub(crate) const fn before(self, link_header: usize) -> Self {
+        let more = link_header as u16;
+        let is_plain = matches!(self.gso, Gso::None);
+        let header_len = if is_plain { self.header_len } else { self.header_len.saturating_add(more) };
+        let checksum_start =
+            if self.needs_checksum { self.checksum_start.saturating_add(more) } else { self.checksum_start };
+        Self { header_len, checksum_start, ..self }
+    }
+
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; LEN] {
         let gso = match self.gso {

@@ -71,6 +71,7 @@ fn segment(network: u16, host: u8, broadcast: bool) -> Segment {
             local: public(host),
             port: 8472,
             mtu: Mtu(1500),
+            agent: None,
         },
     }
 }

@@ -53,6 +53,7 @@ impl<P: Ports> NamedTask<P> {
         for name in names {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             part.again = part.again.filter(|again| *again > Instant::now());
+            part.choose_port(&ground.outer, self.parts.values());
             if part.entry.is_wanted() {
                 let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
                 if self.hold(&name, &mut part, &ground, lack) {
@@ -204,7 +205,7 @@ impl<P: Ports> NamedTask<P> {
             Some((store, Leased::With(lease))) => {
                 debug!(network = %name, "joining");
                 part.is_busy = true;
-                let joining = joining(ground, lease);
+                let joining = joining(ground, part, lease);
                 let otherwise = Done::Held(name.clone(), Err(late()));
                 self.begin(otherwise, jobs::hold(store, name.clone(), part.entry.held.clone(), joining));
             }
@@ -360,16 +361,16 @@ impl<P: Ports> NamedTask<P> {
 fn lack<S>(name: &NetworkName, part: &Part, ground: &Ground<S>, records: &NamedRecords) -> Option<Lack> {
     let kept = part.entry.held.as_ref()?;
     match ground.leased {
-        Leased::With(lease) => Lack::of(name, kept, &joining(ground, lease), records),
+        Leased::With(lease) => Lack::of(name, kept, &joining(ground, part, lease), records),
         // What has gone is seen also without a lease to write it with.
         Leased::Not => {
             let member = MemberKey { network: name.clone(), host: ground.host };
             let lease = records.members.get(&member).and_then(|stored| stored.origin.lease);
-            Lack::of(name, kept, &joining(ground, lease), records).filter(|lack| *lack != Lack::Stale)
+            Lack::of(name, kept, &joining(ground, part, lease), records).filter(|lack| *lack != Lack::Stale)
         }
     }
 }
 
-pub(super) fn joining<S>(ground: &Ground<S>, lease: Option<wire_store::LeaseId>) -> Joining {
-    Joining { host: ground.host, public: ground.public, port: ground.outer.port, lease }
+pub(super) fn joining<S>(ground: &Ground<S>, part: &Part, lease: Option<wire_store::LeaseId>) -> Joining {
+    Joining { host: ground.host, public: ground.public, port: part.outer(ground.outer).own_port(), lease }
 }

@@ -24,6 +24,7 @@ fn segment() -> Segment {
             local: [192, 0, 2, 1].into(),
             port: 8472,
             mtu: Mtu(1500),
+            agent: None,
         },
     }
 }
