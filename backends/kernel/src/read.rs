@@ -214,10 +214,19 @@ fn read_entries(
         read_neighbours(netlink, Some(family), index, devices)?.into_iter().for_each(|entry| insert(state, entry));
     }
     // The FDB of other kinds holds only the kernel's own entries, for multicast groups. Those of a bridge that lead to the device come along.
-    if matches!(link.kind, ObservedKind::Vxlan(_)) {
-        read_neighbours(netlink, None, index, devices)?.into_iter().for_each(|entry| insert(state, entry));
+    if link.kind.leads_to_hosts() {
+        let has_own = matches!(link.kind, ObservedKind::Vxlan(_));
+        let found = read_neighbours(netlink, None, index, devices)?.into_iter();
+        found.filter(|entry| has_own || is_of_bridge(entry)).for_each(|entry| insert(state, entry));
     }
     Ok(())
+}
+
+const fn is_of_bridge(entry: &NeighbourEntry) -> bool {
+    match entry {
+        NeighbourEntry::BridgeFdb(..) => true,
+        NeighbourEntry::Neighbour(..) | NeighbourEntry::Fdb(..) | NeighbourEntry::Flood(_) => false,
+    }
 }
 
 /// Reads the neighbours of one device, or without a family its FDB.
