@@ -378,6 +378,8 @@ impl Part {
             own: held.map(|kept| kept.member.own).unwrap_or_default(),
             rooms: held.iter().flat_map(|kept| &kept.rooms).map(|room| room.prefix().to_string()).collect(),
             others: self.hosts.hosts().others.len(),
+            port: held.map(|kept| kept.member.port),
+            is_userspace: self.port.is_some(),
         }
     }
 }

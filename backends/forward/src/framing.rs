@@ -139,6 +139,26 @@ mod tests {
         assert_eq!(framing(0x0a_0b0c).strip(&lead), Err(DropReason::Vni));
     }
 
+    #[test]
+    fn frames_of_a_bridge_go_as_they_are_but_for_those_to_groups_and_those_that_are_not_ip() {
+        let framing = Framing::Ethernet { vni: Vni::new(0x0a_0b0c).unwrap() };
+        let frame = [2, 0x57, 0, 0, 0, 1, 2, 0x57, 0, 0, 0, 2, 0x86, 0xdd];
+        assert_eq!(framing.leaves(&frame), Ok(()));
+        let mut lead = [0; VXLAN_LEAD];
+        lead[8..].copy_from_slice(&frame);
+        framing.write(Family::V6, MacAddr::new([7; 6]), &mut lead);
+        assert_eq!((lead[..8].to_vec(), &lead[8..]), (vec![8, 0, 0, 0, 0x0a, 0x0b, 0x0c, 0], &frame[..]));
+        assert_eq!(framing.strip(&lead), Ok(VXLAN_LEAD));
+        assert!(framing.announces(&lead, Family::V6) && !framing.announces(&lead, Family::V4));
+        let other = Framing::Ethernet { vni: Vni::new(1).unwrap() };
+        assert_eq!(other.strip(&lead), Err(DropReason::Vni));
+        for (at, byte, reason) in [(0, 3, DropReason::Multicast), (13, 6, DropReason::NotIp)] {
+            let (mut frame, mut lead) = (frame, lead);
+            (frame[at], lead[8 + at]) = (byte, byte);
+            assert_eq!((framing.leaves(&frame), framing.strip(&lead)), (Err(reason), Err(reason)));
+        }
+    }
+
     proptest! {
         /// The number and the content of the tags do not matter: the kernel never sees them, and neither does anyone
         /// behind us.

@@ -111,3 +111,27 @@ impl VnetHeader {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_of_a_frame_differs_from_that_of_its_packet_by_its_offsets() {
+        let large = VnetHeader {
+            gso: Gso::Tcp4,
+            needs_checksum: true,
+            header_len: 40,
+            gso_size: 1400,
+            checksum_start: 20,
+            checksum_offset: 16,
+            ..VnetHeader::PLAIN
+        };
+        let frame = large.before(14);
+        assert_eq!((frame.header_len, frame.checksum_start, frame.checksum_offset), (54, 34, 16));
+        assert_eq!(frame.behind(14), large);
+        assert_eq!((VnetHeader::PLAIN.before(14), large.before(0)), (VnetHeader::PLAIN, large));
+        // A frame that says nonsense has no packet that fits.
+        assert_eq!(VnetHeader { checksum_start: 3, ..large }.behind(14).checksum_start, 0);
+    }
+}

@@ -34,3 +34,46 @@ impl Part {
         self.port.or_else(|| kept().filter(|port| *port >= FIRST))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wire_backends::ForwardSettings;
+    use wire_lease::named::{Kept, MemberRecord};
+
+    use super::*;
+    use crate::named::{
+        document::Entry,
+        samples::{host, kept, outer},
+    };
+
+    fn part(port: u16) -> Part {
+        let kept = kept(1);
+        let held = Kept { member: MemberRecord { port, ..kept.member }, ..kept };
+        Part::new(host(1), Entry { held: Some(held), ..Entry::default() })
+    }
+
+    fn by_agent() -> SegmentOuter {
+        let agent = Some(SegmentAgent { port: 8472, settings: ForwardSettings::default() });
+        SegmentOuter { agent, ..outer() }
+    }
+
+    #[test]
+    fn each_network_whose_packets_the_agent_moves_has_another_port_and_keeps_it() {
+        let mut parts = [part(8472), part(61_001), part(8472), part(61_001)];
+        for number in 0..parts.len() {
+            let (before, rest) = parts.split_at_mut(number);
+            let Some((part, after)) = rest.split_first_mut() else { continue };
+            part.choose_port(&by_agent(), before.iter().chain(after.iter()));
+        }
+        let ports = || parts.iter().map(|part| part.outer(by_agent()).own_port()).collect::<Vec<_>>();
+        // Two that had one: the second one to choose keeps it.
+        assert_eq!(ports(), [61_000, 61_002, 61_003, 61_001]);
+        let again = |part: &Part| Part::new(host(1), part.entry.clone());
+        let mut kept = again(&part(61_005));
+        kept.choose_port(&by_agent(), parts.iter());
+        assert_eq!(kept.outer(by_agent()).own_port(), 61_005);
+        // A later start with the kernel's VXLAN.
+        kept.choose_port(&outer(), parts.iter());
+        assert_eq!((kept.outer(outer()).own_port(), kept.port), (8472, None));
+    }
+}
