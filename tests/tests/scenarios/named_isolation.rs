@@ -69,24 +69,16 @@ const fn all_and_flag(address: IpAddr) -> (u8, &'static str) {
     }
 }
 
-/// The UDP port of a host's only network by name.
-const fn port_of(node: &Node) -> u16 {
-    match node.datapath {
-        Datapath::KernelVxlan | Datapath::UserspaceUdp => 8472,
-        Datapath::UserspaceVxlan => 61_000,
-    }
-}
-
 /// Sends echo requests into a network as a member would, by a VXLAN device of its own, and does not wait for answers.
 fn forge(stranger: &Host, outer: Family, vni: u64, source: IpAddr, (victim, to): (&Node, IpAddr)) -> Result {
-    let port = port_of(victim);
     let ((all, flag), mac) = (all_and_flag(source), mac_of(to));
     stranger.namespace().sh(&format!(
-        "ip link add vx type vxlan id {vni} dev eth0 local {} dstport {port} nolearning; ip link set vx address {} up
+        "ip link add vx type vxlan id {vni} dev eth0 local {} dstport {} nolearning; ip link set vx address {} up
          ip address add {source}/{all} dev vx {flag}; ip route add {to}/{all} dev vx src {source}
          ip neighbour add {to} lladdr {mac} dev vx; bridge fdb append {mac} dev vx dst {} self permanent
          ping -c 3 -i 0.2 -W 1 {to} > /dev/null || true; ip link delete vx",
         stranger.on_underlay(outer),
+        victim.datapath.port_of_first_network(),
         mac_of(source),
         victim.host.on_underlay(outer),
     ))?;
@@ -149,18 +141,18 @@ pub(crate) fn nothing_forged_is_taken(
             check(echoes(&one.host, family)? == before, || format!("a member was let in with {source}"))?;
             is_counted(&one, counter, so_far + 3)?;
         }
+    }
+    for (number, to) in own[0].iter().copied().enumerate() {
+        let before = echoes(&one.host, Family::of(to))?;
         // All of it as another member: with its MAC too. How much leaves then is the kernel's: it forgets neighbours with the old MAC.
         let source = own[2][number];
+        let ((all, flag), mac) = (all_and_flag(source), mac_of(source));
         two.host.namespace().sh(&format!(
-            "old=$(ip -o link show {bridge} | sed 's/.*ether \\([0-9a-f:]*\\).*/\\1/'); ip link set {bridge} address {}
-             ip address add {source}/{} dev lo {}; ping -c 3 -i 0.2 -W 1 -I {source} {to} > /dev/null || true
-             ip address del {source}/{} dev lo; ip link set {bridge} address $old",
-            mac_of(source),
-            all_and_flag(source).0,
-            all_and_flag(source).1,
-            all_and_flag(source).0,
+            "old=$(ip -o link show {bridge} | sed 's/.*ether \\([0-9a-f:]*\\).*/\\1/'); ip link set {bridge} address {mac}
+             ip address add {source}/{all} dev lo {flag}; ping -c 3 -i 0.2 -W 1 -I {source} {to} > /dev/null || true
+             ip address del {source}/{all} dev lo; ip link set {bridge} address $old"
         ))?;
-        check(echoes(&one.host, family)? == before, || format!("a member was let in as {source}"))?;
+        check(echoes(&one.host, Family::of(to))? == before, || format!("a member was let in as {source}"))?;
     }
     all_reach(&[&one, &three], &[own[0].clone(), own[2].clone()])?;
     silent(&[&one, &three])

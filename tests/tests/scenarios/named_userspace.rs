@@ -10,6 +10,7 @@ use crate::{
     attach_site::{Site, attach, ctl, json, silent},
     cluster::{DUAL, Node, START, V4, V6, cluster_of},
     datapath::Datapath,
+    host_gw::HOST_GW,
     named::{over_three_hosts, picture},
     named_isolation::{networks_are_apart, nothing_forged_is_taken},
 };
@@ -210,4 +211,71 @@ fn a_restart_of_a_userspace_host_loses_nothing_on_a_network() -> Result {
         pinged.map_err(|error| LabError::Wrong(format!("{error:?}\n{}", logs(&sites))))?;
     }
     silent(&sites)
+}
+
+/// The device is made anew, and the others learn the other port.
+#[test]
+fn a_host_that_starts_without_vxlan_and_later_with_it_stays_on_its_networks_and_drains() -> Result {
+    let lab = lab!();
+    let (etcd, mut sites) = sites(&lab, DUAL, [KernelVxlan; 2])?;
+    let before = picture(&sites[0].node)?;
+    ctl(&sites[0].node, "network create app --ipv6")?;
+    ctl(&sites[0].node, "network create more")?;
+    let mut all = sites.iter().map(|site| Attached::on(site, "app")).collect::<Result<Vec<_>>>()?;
+    let more = sites.iter().map(|site| Attached::on(site, "more")).collect::<Result<Vec<_>>>()?;
+    all_meet(&sites, &all)?;
+    let with_vxlan = picture(&sites[0].node)?;
+    for datapath in [UserspaceVxlan, KernelVxlan, UserspaceVxlan] {
+        sites[0].node.restart_by(datapath)?;
+        let here = || {
+            let inspected = ["app", "more"].map(|name| json(&sites[0].node, &format!("network inspect {name}")));
+            let [app, more] = inspected.map(|inspected| inspected.map(|inspected| inspected["here"].clone()));
+            let (app, more) = (app?, more?);
+            let ports = [&app, &more].map(|here| here["port"].as_u64().unwrap_or_default());
+            let (is_right, lacks) = match datapath {
+                UserspaceVxlan => (ports.iter().all(|port| *port >= 61_000) && ports[0] != ports[1], "broadcast"),
+                KernelVxlan | Datapath::UserspaceUdp => (ports == [8472; 2], ""),
+            };
+            let says = app["lacks"].as_str().unwrap_or_default();
+            let is_said = says.starts_with(lacks) && says.is_empty() == lacks.is_empty();
+            check(is_right && is_said, || format!("{app} {more}\n{}", sites[0].node.agent.log()))
+        };
+        eventually(START, here)?;
+        all_meet(&sites, &all)?;
+        all_meet(&sites, &more)?;
+        silent(&sites)?;
+        let status = sites[0].node.agent.ctl(&["status"])?;
+        check(status.contains("without broadcast") == (datapath == UserspaceVxlan), || status.clone())?;
+    }
+    check(picture(&sites[0].node)? != with_vxlan, || "the kernel's VXLAN is there".to_owned())?;
+    all.clear();
+    drop(more);
+    sites[0].node.agent.terminate()?;
+    let drained = sites[0].node.agent.run_with_its_flags("drain")?;
+    check(drained.status.success(), || format!("{drained:?}"))?;
+    let left =
+        sites[0].node.host.namespace().sh("ip -o link | grep -E 'w[bvp]' || true; ip neigh show nud permanent")?;
+    check(left.is_empty(), || format!("{left}\n{before}"))?;
+    let members = etcd.list(&format!("{}/wire/members/", Etcd::PREFIX))?;
+    check(members.len() == 2, || format!("the other one's: {members:?}"))
+}
+
+/// The default network has no use for VXLAN, so it is a network by name that finds that the kernel has none.
+#[test]
+fn a_kernel_without_vxlan_is_on_networks_by_name_whatever_the_default_networks_backend() -> Result {
+    let lab = lab!();
+    let etcd = Etcd::start(&lab)?;
+    etcd.put_config(HOST_GW)?;
+    let spec = || AgentSpec::new(etcd.agent_flags()).flag("--forward-without=vxlan");
+    let site = |host| Site::new(Node::with(host, spec())?, false);
+    let sites = lab.hosts::<2>()?.into_iter().map(site).collect::<Result<Vec<_>>>()?;
+    ctl(&sites[0].node, "network create app --ipv6")?;
+    let all = sites.iter().map(|site| Attached::on(site, "app")).collect::<Result<Vec<_>>>()?;
+    all_meet(&sites, &all)?;
+    silent(&sites)?;
+    for site in &sites {
+        check(site.node.agent.log().contains("this kernel cannot make VXLAN devices"), || site.node.agent.log())?;
+        check(site.node.agent.status()?.phase == "ready", || site.node.agent.log())?;
+    }
+    Ok(())
 }
