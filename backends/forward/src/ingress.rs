@@ -205,7 +205,10 @@ fn admit(
         return Err(DropReason::Multicast);
     }
     if tunnel.source_check && table.find(source).is_none_or(|peer| peer.to.ip() != from) {
-        context.shared.note_rejected_sender(from, source);
+        // Neighbour discovery between two hosts of a bridge has such sources, and is no sign of a wrong public address.
+        if !matches!(source, IpAddr::V6(source) if source.is_unicast_link_local()) {
+            context.shared.note_rejected_sender(from, source);
+        }
         return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
     }
     // A packet for another host would go straight out again.

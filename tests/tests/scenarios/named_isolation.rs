@@ -263,7 +263,6 @@ pub(crate) fn networks_are_apart(lab: &Lab, datapaths: [Datapath; 2]) -> Result 
         }
     }
     is_counted(one, "crossing", 1)?;
-
     // What somebody deletes is back within a second.
     for damage in
         ["nft delete table bridge wire-agent", "nft flush chain inet wire-agent segments-through", "nft flush ruleset"]
@@ -279,7 +278,6 @@ pub(crate) fn networks_are_apart(lab: &Lab, datapaths: [Datapath; 2]) -> Result 
     }
     silent(&[one, two])?;
     check(!front.reaches(back.addresses[0]), || "after the repair".to_owned())?;
-
     // And nothing of it is left.
     one.host.namespace().sh("for program in iptables ip6tables; do $program -P FORWARD ACCEPT; done")?;
     for name in names {

@@ -1,5 +1,7 @@
 //! The UDP port of a network whose packets the agent moves: each network has a socket of its own, so each has another port.
 
+use std::collections::BTreeSet;
+
 use wire_backends::{SegmentAgent, SegmentOuter};
 
 use super::Part;
@@ -9,15 +11,12 @@ const FIRST: u16 = 61_000;
 
 impl Part {
     /// Chooses the port, as long as none is chosen: the one that the network has had, if it is no other network's, else the first free one.
-    pub(in crate::named) fn choose_port<'a>(
-        &mut self,
-        outer: &SegmentOuter,
-        others: impl Iterator<Item = &'a Self> + Clone,
-    ) {
+    pub(in crate::named) fn choose_port<'a>(&mut self, outer: &SegmentOuter, others: impl Iterator<Item = &'a Self>) {
         if outer.agent.is_none() {
             self.port = None;
         } else if self.port.is_none() {
-            let is_free = |port: &u16| !others.clone().any(|other| other.port_of_agent() == Some(*port));
+            let taken: BTreeSet<u16> = others.filter_map(Self::port_of_agent).collect();
+            let is_free = |port: &u16| !taken.contains(port);
             self.port = self.port_of_agent().filter(is_free).or_else(|| (FIRST..=u16::MAX).find(is_free));
         }
     }

@@ -136,7 +136,7 @@ impl<'a> Walk<'a> {
             Some(ObservedKind::Tun(Some(tunnel))) => {
                 let (source, destination) = (frame.source, frame.destination);
                 let header = |_| Some(VxlanHeader { vni: tunnel.framing.vni()?, source, destination });
-                self.to_host_behind(frame.packet, (to, tunnel), header)
+                self.through_tunnel(frame.packet, (to, tunnel), header)
             }
             Some(ObservedKind::Tun(None)) => Err(Gap::TunnelElsewhere(to).into()),
             Some(

@@ -123,8 +123,8 @@ impl<'a> Walk<'a> {
 
     fn by_tunnel(&mut self, packet: &Packet, link: LinkName, tunnel: &Tunnel) -> Step<Outcome> {
         match tunnel.framing {
-            Framing::Raw => self.to_host_behind(packet, (link, tunnel), |_| None),
-            Framing::Vxlan { vni, mac: own } => self.to_host_behind(packet, (link, tunnel), |mac| {
+            Framing::Raw => self.through_tunnel(packet, (link, tunnel), |_| None),
+            Framing::Vxlan { vni, mac: own } => self.through_tunnel(packet, (link, tunnel), |mac| {
                 Some(VxlanHeader { vni, source: Some(own), destination: mac.unwrap_or(ANY) })
             }),
             // No route leads into a port of a bridge.
@@ -133,7 +133,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Sends a packet to the host that the table of a tunnel has for it. `header` is told the MAC in that entry.
-    pub(super) fn to_host_behind(
+    pub(super) fn through_tunnel(
         &mut self,
         packet: &Packet,
         (link, tunnel): (LinkName, &Tunnel),
