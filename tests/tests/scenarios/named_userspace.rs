@@ -149,6 +149,11 @@ fn what_is_forged_to_a_userspace_host_over_ipv6_is_dropped_and_counted() -> Resu
     nothing_forged_is_taken(&lab!(), (V6, " --no-ipv4 --ipv6"), Family::V6, datapaths)
 }
 
+/// Without the entries that the bridge has learnt at ports of containers: they come with the next packet.
+fn without_learnt(picture: &str) -> String {
+    picture.lines().filter(|line| !line.contains(" dev wp")).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn devices_and_entries_of_a_userspace_host_that_are_deleted_are_back() -> Result {
     let lab = lab!();
@@ -162,7 +167,7 @@ fn devices_and_entries_of_a_userspace_host_that_are_deleted_are_back() -> Result
     let (bridge, device, address) = (format!("wb.{vni}"), format!("wv.{vni}"), all[1].addresses[0]);
     let host = one.host.namespace();
     let mac = host.sh(&format!("ip -o neigh show {address} dev {bridge} | cut -d' ' -f3"))?;
-    let whole = picture(one)?;
+    let whole = without_learnt(&picture(one)?);
     for damage in [
         format!("ip link delete {device}"),
         format!("ip link set {device} nomaster"),
@@ -175,7 +180,7 @@ fn devices_and_entries_of_a_userspace_host_that_are_deleted_are_back() -> Result
     ] {
         host.sh(&damage)?;
         let is_whole = || {
-            let now = picture(one)?;
+            let now = without_learnt(&picture(one)?);
             check(now == whole, || format!("after {damage}: {now}\nand not {whole}\n{}", one.agent.log()))
         };
         eventually(START, is_whole)?;
