@@ -265,6 +265,7 @@ impl<P: Ports> Network<P> {
             joined: WithRecords::default(),
             leave_former_at: None,
             needing_former: NeedingFormer::default(),
+            is_without_vxlan: host.no_vxlan,
             _endpoints: endpoints,
             joined_with,
             underlay,

@@ -53,6 +53,11 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// True if there are none, and none is leaving.
+    pub(super) fn is_empty(&self) -> bool {
+        self.containers == Containers::default()
+    }
+
     /// True if they differ from those before.
     pub(super) fn set(&mut self, containers: Containers) -> bool {
         let differs = self.containers != containers;

@@ -6,8 +6,14 @@ mod lost;
 mod others;
 mod patience;
 mod port;
+mod settled;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
@@ -18,6 +24,7 @@ use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
 use self::patience::Patience;
+pub(super) use self::port::is_of_agent;
 use super::{
     Leased, NetworkSeen, NetworkState,
     attached::{Attached, Containers},
@@ -47,6 +54,8 @@ pub(super) struct Part {
     pub(super) after_filter: Option<(u64, NetworkShare)>,
     /// The UDP port of its packets, if the agent moves them ([`port`]).
     port: Option<u16>,
+    /// Ports that somebody else has.
+    taken_ports: BTreeSet<u16>,
     /// True if `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
@@ -128,6 +137,7 @@ impl Part {
             is_filtered: false,
             after_filter: None,
             port: None,
+            taken_ports: BTreeSet::new(),
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
@@ -320,6 +330,11 @@ impl Part {
     /// Notes that all of the share is in the kernel.
     pub(super) fn note_told(&mut self) {
         self.telling.reset();
+    }
+
+    /// Ends the pause before the share is set anew.
+    pub(super) fn forget_pause(&mut self) {
+        self.tell_at = None;
     }
 
     /// True if a share that could not be done waits.

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod attaching;
+mod due;
 mod folders;
 mod memberships;
 mod steps;
@@ -22,7 +23,7 @@ use tracing::{error, info, warn};
 use wire_lease::named::{NamedAdmission, NamedRecords, NetworkError, NetworkStore};
 use wire_net::{KeyPrefix, NetworkName, chain};
 
-use self::{folders::Folders, telling::Telling};
+use self::{due::Due, folders::Folders, telling::Telling};
 use super::{
     Ground, Leased, Request, Wish,
     attachments::{AttachRequest, Attachments},
@@ -30,7 +31,7 @@ use super::{
     jobs::{self, Done, Holding},
     known::KnownFiles,
     part::{Kernel, Part, Trouble},
-    undone::not_done,
+    undone::{lacks_port, not_done},
 };
 use crate::{
     attach::Watched,
@@ -67,6 +68,7 @@ pub(super) struct NamedTask<P: Ports> {
     /// The reason why it has not, for people.
     unsaved: Option<String>,
     parts: BTreeMap<NetworkName, Part>,
+    due: Due,
     folders: Option<Folders>,
     admission: NamedAdmission,
     /// The records that were read from disk, until the store has answered.
@@ -116,6 +118,7 @@ impl<P: Ports> NamedTask<P> {
             is_saved: true,
             unsaved: None,
             parts: BTreeMap::new(),
+            due: Due::default(),
             folders: None,
             admission: NamedAdmission::default(),
             known: None,
@@ -141,13 +144,20 @@ impl<P: Ports> NamedTask<P> {
                     if changed.is_err() {
                         return;
                     }
+                    self.due.note_all();
                 }
                 () = folders::changed(&mut self.folders) => {}
                 Some(request) = self.requests.recv() => self.take(request).await,
-                Some(request) = self.attaching.recv() => self.take_attach(request).await,
-                Ok(()) = self.attachments.running.changed() => {}
+                Some(request) = self.attaching.recv() => {
+                    self.due.note_all();
+                    self.take_attach(request).await;
+                }
+                Ok(()) = self.attachments.running.changed() => self.due.note_all(),
                 Some(done) = self.jobs.join_next() => match done {
-                    Ok(done) => self.note(done).await,
+                    Ok(done) => {
+                        self.due.note_done(&done);
+                        self.note(done).await;
+                    }
                     Err(error) => error!(%error, "a transaction of a network by name has died"),
                 },
                 () = until(next_time) => {}
@@ -180,6 +190,7 @@ impl<P: Ports> NamedTask<P> {
             let _ = done.send(Err("the network is not joined yet: see wire-agent status".to_owned()));
             return;
         };
+        self.due.note(&network);
         let is_exposed = wish == Wish::Expose;
         if !is_exposed && !self.parts.contains_key(&network) {
             let _ = done.send(Ok(()));
@@ -290,6 +301,9 @@ impl<P: Ports> NamedTask<P> {
                 part.kernel = Kernel::Nothing;
                 if is_done {
                     part.tell_again(&random, now);
+                }
+                if self.status.look(|seen| lacks_port(seen, &links)) {
+                    part.give_up_port();
                 }
                 let trouble = match part.entry.is_wanted() {
                     true => part.trouble.clone(),

@@ -125,7 +125,7 @@ async fn expected(
     let ParsedConfig { config, json, .. } = parsed;
     let context = host.join_context(config)?;
     let mut chosen = host.backend(&context, &listing)?;
-    if encapsulates_by_fallback(&host, &context, &chosen)? {
+    if encapsulates_by_fallback(&host, &context, &chosen)? || host.falls_back_again()? {
         host.no_vxlan = true;
         chosen = host.backend(&context, &listing)?;
     }

@@ -117,6 +117,9 @@ impl Egress {
         let (link, packet) = frame.ok_or(DropReason::Malformed)?;
         framing.leaves(link)?;
         let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
+        if !framing.announces_own(link, header.family) {
+            return Err(DropReason::NotIp);
+        }
         let vnet = vnet.ok_or(DropReason::Malformed)?.behind(link_header);
         let destination = header.destination(packet);
         if icmp::is_many(destination) {

@@ -18,6 +18,9 @@ pub(crate) trait Frame: Copy {
     /// True if the EtherType of a checked datagram is that of `family`, or if the framing has none.
     fn announces(self, datagram: &[u8], family: Family) -> bool;
 
+    /// The same of what the device has before a packet, after [`Frame::leaves`].
+    fn announces_own(self, link_header: &[u8], family: Family) -> bool;
+
     /// Checks what the device has before a packet.
     ///
     /// # Errors
@@ -52,6 +55,14 @@ impl Frame for Framing {
         match self {
             Self::Raw => true,
             Self::Vxlan { .. } | Self::Ethernet { .. } => datagram[20..22] == ether_type(family),
+        }
+    }
+
+    #[inline]
+    fn announces_own(self, link_header: &[u8], family: Family) -> bool {
+        match self {
+            Self::Raw | Self::Vxlan { .. } => true,
+            Self::Ethernet { .. } => link_header[12..14] == ether_type(family),
         }
     }
 
@@ -144,6 +155,7 @@ mod tests {
         let framing = Framing::Ethernet { vni: Vni::new(0x0a_0b0c).unwrap() };
         let frame = [2, 0x57, 0, 0, 0, 1, 2, 0x57, 0, 0, 0, 2, 0x86, 0xdd];
         assert_eq!(framing.leaves(&frame), Ok(()));
+        assert!(framing.announces_own(&frame, Family::V6) && !framing.announces_own(&frame, Family::V4));
         let mut lead = [0; VXLAN_LEAD];
         lead[8..].copy_from_slice(&frame);
         framing.write(Family::V6, MacAddr::new([7; 6]), &mut lead);

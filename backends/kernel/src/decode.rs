@@ -226,6 +226,18 @@ pub(crate) enum NeighbourEntry {
     BridgeFdb(BridgeFdbKey, LinkName),
 }
 
+impl NeighbourEntry {
+    /// The device that packets are sent to.
+    pub(crate) const fn device(&self) -> LinkName {
+        match self {
+            Self::Neighbour(NeighbourKey { link, .. }, _)
+            | Self::Fdb(FdbKey { link, .. }, _)
+            | Self::Flood(FloodEntry { link, .. })
+            | Self::BridgeFdb(_, link) => *link,
+        }
+    }
+}
+
 /// A neighbour message (`struct ndmsg`) of one of `devices`. Only permanent entries: the kernel adds and removes the others itself.
 pub(crate) fn neighbour(body: &[u8], devices: &Names) -> Option<NeighbourEntry> {
     let link = *devices.get(&number(body.get(4..8)?)?)?;

@@ -112,6 +112,8 @@ impl Monitor {
                 changes.ours |= settings::have_changed_silently(&cached.settings);
             }
             loop {
+                // What came while this thread was busy is there, though tokio may not know of it yet.
+                receive(&self.socket, &mut self.buffer, &view, &mut changes)?;
                 self.buffer.clear();
                 match self.socket.poll_recv(context, &mut self.buffer) {
                     Poll::Ready(received) => compare(&view, received, &self.buffer, &mut changes)?,
@@ -131,13 +133,7 @@ impl Monitor {
     pub fn drain(&mut self, cached: &ObservedNet) -> Result<Changes, DataplaneError> {
         let mut view = View::new(&self.scope, cached, &self.asked, self.known.as_ref());
         let mut changes = Changes::default();
-        loop {
-            self.buffer.clear();
-            match self.socket.socket_ref().recv(&mut self.buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                received => compare(&view, received.map(drop), &self.buffer, &mut changes)?,
-            }
-        }
+        receive(&self.socket, &mut self.buffer, &view, &mut changes)?;
         view.note_all_received(&mut self.known);
         Ok(changes)
     }
@@ -152,6 +148,22 @@ fn open_socket() -> io::Result<TokioSocket> {
     }
     let _ = socket.socket_mut().add_membership(NEXTHOP_GROUP);
     Ok(socket)
+}
+
+/// Receives and compares all notifications that have arrived, without waiting.
+fn receive(
+    socket: &TokioSocket,
+    buffer: &mut Vec<u8>,
+    view: &View<'_>,
+    changes: &mut Changes,
+) -> Result<(), DataplaneError> {
+    loop {
+        buffer.clear();
+        match socket.socket_ref().recv(buffer, 0) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            received => compare(view, received.map(drop), buffer, changes)?,
+        }
+    }
 }
 
 /// Compares the notifications of one datagram, or records that some were lost.

@@ -38,6 +38,13 @@ pub(crate) struct Place<'a> {
     pub(crate) files: &'a Settings,
 }
 
+/// The most devices of which each is asked for alone. For each of them the kernel goes through the neighbours of all (`neigh_dump_table` of
+/// net/core/neighbour.c).
+const AT_ONCE: usize = 4;
+
+/// The index that stands for all links in a request.
+const EACH: u32 = 0;
+
 /// Reads the state that `scope` names.
 pub(crate) fn read(
     netlink: &mut Netlink,
@@ -49,9 +56,8 @@ pub(crate) fn read(
     let devices: Names =
         links.iter().filter(|(_, link)| link.owner == Owner::Ours).map(|(name, link)| (link.index, *name)).collect();
     let mut state = ObservedNet::default();
-    for link in links.values().filter(|link| link.owner == Owner::Ours) {
-        read_entries(netlink, link, &devices, &mut state)?;
-    }
+    let ours: Vec<&ObservedLink> = links.values().filter(|link| link.owner == Owner::Ours).collect();
+    read_entries(netlink, &ours, &devices, &mut state)?;
     let hops = dump_nexthops(netlink)?;
     let supported = hops.is_some();
     let mut nexthops = Nexthops::new(hops.unwrap_or_default(), &devices.keys().copied().collect());
@@ -78,8 +84,8 @@ pub(crate) fn read(
     Ok(ReadResult { state, names, nexthops: supported.then_some(nexthops) })
 }
 
-/// Reads links that were made a moment ago into `state`, with the entries on them. Routes to them are not read: there are none yet. Returns those
-/// that are there.
+/// Reads links that were made a moment ago into `state`, with the entries on them. Routes to them and neighbours on them are not read: there are none
+/// yet, the monitor hears of those that come, and to list a link's neighbours the kernel goes through those of all. Returns those that are there.
 pub(crate) fn read_made(
     netlink: &mut Netlink,
     scope: &Scope,
@@ -108,10 +114,13 @@ pub(crate) fn read_made(
     }
     let ours = state.links.iter().filter(|(_, link)| link.owner == Owner::Ours);
     let devices: Names = ours.map(|(name, link)| (link.index, *name)).collect();
-    for ReadLink { link, settings } in found.iter().filter(|read| devices.contains_key(&read.link.index)) {
-        read_entries(netlink, link, &devices, state)?;
-        settings::add_own(settings, &mut state.settings);
+    let ours: Vec<&ReadLink> = found.iter().filter(|read| devices.contains_key(&read.link.index)).collect();
+    let links: Vec<&ObservedLink> = ours.iter().map(|read| &read.link).collect();
+    for link in &links {
+        read_addresses(netlink, link.index, &devices, state)?;
     }
+    read_fdb(netlink, &links, &devices, state)?;
+    ours.iter().for_each(|read| settings::add_own(&read.settings, &mut state.settings));
     Ok(found.into_iter().map(|read| read.settings.name).collect())
 }
 
@@ -141,8 +150,9 @@ fn read_links(netlink: &mut Netlink, scope: &Scope, namespaces: &Namespaces) -> 
     let selected = all.iter().filter(|link| link.is_in(scope));
     let mut links: BTreeMap<LinkName, ObservedLink> =
         selected.map(|other| (other.settings.name, other.link.clone())).collect();
+    let by_index: Names = all.iter().map(|other| (other.settings.index, other.settings.name)).collect();
     for (name, link) in &mut links {
-        link.named_mut().for_each(|named| give_name(named, namespaces, &all));
+        link.named_mut().for_each(|named| give_name(named, namespaces, &by_index));
         link.owner = scope.owner(*name, link);
     }
     let names = links.iter().map(|(name, link)| (link.index, *name)).collect();
@@ -163,10 +173,9 @@ impl ReadLink {
 }
 
 /// Sets the name of a link of this namespace. A link of another namespace keeps its index as a name.
-fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &[ReadLink]) {
-    let is_it = |other: &&ReadLink| named.namespace == namespaces.own && other.settings.index == named.index;
-    if let Some(other) = all.iter().find(is_it) {
-        named.name = other.settings.name;
+fn give_name(named: &mut LinkId, namespaces: &Namespaces, all: &Names) {
+    if let Some(name) = all.get(&named.index).filter(|_| named.namespace == namespaces.own) {
+        named.name = *name;
     }
 }
 
@@ -197,27 +206,58 @@ fn read_link(
     }
 }
 
-/// Reads the entries on one device of ours.
+/// Reads the entries on these devices of ours. `devices` are all of ours.
 fn read_entries(
     netlink: &mut Netlink,
-    link: &ObservedLink,
+    links: &[&ObservedLink],
     devices: &Names,
     state: &mut ObservedNet,
 ) -> Result<(), DataplaneError> {
-    let index = link.index;
+    let indexes = links.iter().map(|link| link.index);
+    let indexes: Vec<u32> = if links.len() > AT_ONCE { vec![EACH] } else { indexes.collect() };
+    for index in indexes {
+        read_addresses(netlink, index, devices, state)?;
+        for family in Family::ALL {
+            read_neighbours(netlink, Some(family), index, devices)?.into_iter().for_each(|entry| insert(state, entry));
+        }
+    }
+    read_fdb(netlink, links, devices, state)
+}
+
+/// Reads the addresses of one device, or of all.
+fn read_addresses(
+    netlink: &mut Netlink,
+    index: u32,
+    devices: &Names,
+    state: &mut ObservedNet,
+) -> Result<(), DataplaneError> {
     for family in Family::ALL {
         let request = |batch: &mut Batch, flags| encode::list_addresses(batch, flags, family, index);
         let found = netlink.dump("addresses", &request, |body| decode::device_address(body, devices));
         state.addresses.extend(or_gone(found)?);
     }
-    for family in Family::ALL {
-        read_neighbours(netlink, Some(family), index, devices)?.into_iter().for_each(|entry| insert(state, entry));
-    }
-    // The FDB of other kinds holds only the kernel's own entries, for multicast groups. Those of a bridge that lead to the device come along.
-    if link.kind.leads_to_hosts() {
-        let has_own = matches!(link.kind, ObservedKind::Vxlan(_));
+    Ok(())
+}
+
+/// Reads the FDB of the VXLAN and TAP devices among these links. That of other kinds holds only the kernel's own entries, for multicast groups.
+/// Entries of a bridge that lead to a device come along.
+fn read_fdb(
+    netlink: &mut Netlink,
+    links: &[&ObservedLink],
+    devices: &Names,
+    state: &mut ObservedNet,
+) -> Result<(), DataplaneError> {
+    let ports: Vec<&&ObservedLink> = links.iter().filter(|link| link.kind.leads_to_hosts()).collect();
+    let indexes: Vec<u32> = ports.iter().map(|link| link.index).collect();
+    let indexes = if indexes.len() > AT_ONCE { vec![EACH] } else { indexes };
+    // By name, whether the device has an FDB of its own. The entries of a TAP device itself (`self`) are the kernel's.
+    let has_own =
+        |link: &&&ObservedLink| Some((*devices.get(&link.index)?, matches!(link.kind, ObservedKind::Vxlan(_))));
+    let has_own: BTreeMap<LinkName, bool> = ports.iter().filter_map(has_own).collect();
+    let is_read = |entry: &NeighbourEntry| has_own.get(&entry.device()).is_some_and(|own| *own || is_of_bridge(entry));
+    for index in indexes {
         let found = read_neighbours(netlink, None, index, devices)?.into_iter();
-        found.filter(|entry| has_own || is_of_bridge(entry)).for_each(|entry| insert(state, entry));
+        found.filter(is_read).for_each(|entry| insert(state, entry));
     }
     Ok(())
 }
@@ -229,7 +269,7 @@ const fn is_of_bridge(entry: &NeighbourEntry) -> bool {
     }
 }
 
-/// Reads the neighbours of one device, or without a family its FDB.
+/// Reads the neighbours of one device or of all, or without a family its FDB.
 fn read_neighbours(
     netlink: &mut Netlink,
     family: Option<Family>,

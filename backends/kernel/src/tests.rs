@@ -1,6 +1,7 @@
 //! Tests on the real kernel, each in a new network namespace of its own. They check the kernel's state through `ip` and `bridge`.
 
 mod contract;
+mod devices;
 mod foreign;
 mod host;
 pub(crate) mod lab;

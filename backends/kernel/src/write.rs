@@ -93,6 +93,16 @@ impl NetlinkDataplane {
         Self { netlink, namespaces, settings, form, links, nexthops, listeners, plain_routes: 0 }
     }
 
+    /// True if the kernel cannot make VXLAN devices. Makes none.
+    pub fn lacks_vxlan(&mut self) -> bool {
+        let mut batch = Batch::default();
+        encode::impossible_vxlan(&mut batch);
+        self.netlink
+            .send(&mut batch)
+            .into_iter()
+            .any(|attempt| attempt.is_err_and(|error| error.kind == ErrorKind::Unsupported))
+    }
+
     /// A reader for another thread, which knows what this one has learned from its reads.
     #[must_use]
     pub fn reader(&self) -> StateReader {

@@ -14,6 +14,7 @@ mod difference;
 mod link;
 mod merge;
 mod namespace;
+mod on_link;
 mod op;
 mod order;
 mod part;

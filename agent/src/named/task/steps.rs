@@ -1,6 +1,6 @@
 //! What the task does when it looks.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -28,6 +28,7 @@ const LISTED: Duration = Duration::from_secs(5);
 impl<P: Ports> NamedTask<P> {
     /// Compares what is wished with what is there, and begins what is to be done.
     pub(super) async fn look(&mut self) {
+        let begun = Instant::now();
         let is_same = self.step_on_ground();
         let Some(ground) = self.ground.clone() else { return };
         self.end_for_good().await;
@@ -46,14 +47,16 @@ impl<P: Ports> NamedTask<P> {
         let is_late = self.known_at.is_some_and(|at| at <= Instant::now());
         let known = || self.known.clone().filter(|_| ground.store.is_none() || is_late);
         if let Some(records) = listed.clone().or_else(known) {
+            self.due.note_records(self.records.as_ref(), &records);
             self.admission.update(&records, &ground.occupied);
             self.records = Some(records);
         }
-        let names: Vec<NetworkName> = self.parts.keys().cloned().collect();
-        for name in names {
+        self.due.note_state(listed.is_some(), self.unsaved.is_some());
+        for name in self.due.take(self.parts.iter(), begun) {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             part.again = part.again.filter(|again| *again > Instant::now());
-            part.choose_port(&ground.outer, self.parts.values());
+            let is_free = |port| self.ports.is_free_port(SocketAddr::new(ground.outer.local, port));
+            part.choose_port(&ground.outer, self.parts.values(), is_free);
             if part.entry.is_wanted() {
                 let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
                 if self.hold(&name, &mut part, &ground, lack) {
@@ -69,6 +72,7 @@ impl<P: Ports> NamedTask<P> {
             }
             self.parts.insert(name, part);
         }
+        self.ports.claim_ports(&self.parts.values().filter_map(Part::port_of_agent).collect());
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
@@ -79,6 +83,9 @@ impl<P: Ports> NamedTask<P> {
 
     /// Takes over what the networks stand on. True if the store is the one that it was.
     fn step_on_ground(&mut self) -> bool {
+        if self.stood_on.has_changed().unwrap_or_default() {
+            self.due.note_all();
+        }
         let Some(ground) = self.stood_on.borrow_and_update().clone() else { return false };
         let before = self.ground.replace(ground.clone());
         if before.as_ref().is_none_or(|before| before.host != ground.host) {
@@ -95,6 +102,10 @@ impl<P: Ports> NamedTask<P> {
             others.for_each(|name| self.firewall.forget(name));
             (self.known, self.known_at) = (Some(known), Some(Instant::now() + LISTED));
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
+        }
+        if before.as_ref().is_some_and(|before| before.outer != ground.outer) {
+            // What could not be done on the other way says nothing about this one.
+            self.parts.values_mut().for_each(Part::forget_pause);
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
         let is_same =

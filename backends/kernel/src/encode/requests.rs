@@ -44,11 +44,13 @@ pub(crate) fn list_addresses(batch: &mut Batch, flags: u16, family: Family, inde
     batch.push(GETADDR, flags, &message);
 }
 
-/// Requests the neighbours of one device, or without a family its FDB.
+/// Requests the neighbours of one device, or with index 0 those of all, or without a family its FDB.
 pub(crate) fn list_neighbours(batch: &mut Batch, flags: u16, family: Option<Family>, index: u32) {
     let mut message = NeighbourMessage::default();
     message.header.family = family.map_or(AddressFamily::Bridge, address_family);
-    message.attributes.push(NeighbourAttribute::IfIndex(index));
+    if index != 0 {
+        message.attributes.push(NeighbourAttribute::IfIndex(index));
+    }
     batch.push(GETNEIGH, flags, &message);
 }
 

@@ -48,8 +48,8 @@ pub(crate) struct Lab {
     peers: BTreeMap<usize, Peer>,
     underlay: Underlay,
     public: DualStack<IpAddr>,
-    /// True if there is a network on a bridge too.
-    with_segment: bool,
+    /// The number of networks on a bridge.
+    segments: u8,
 }
 
 impl Lab {
@@ -64,12 +64,12 @@ impl Lab {
         let underlay = underlay(host);
         let public = underlay.addresses;
         let peers = (1..=peers).map(|number| (number, Peer::new(number))).collect();
-        Self { peers, underlay, public, with_segment: false }
+        Self { peers, underlay, public, segments: 0 }
     }
 
-    /// A host without peers, in a network on a bridge.
-    pub(crate) fn with_segment(host: &HostNetwork) -> Self {
-        Self { with_segment: true, ..Self::on(host, 0) }
+    /// A host without peers, in so many networks on a bridge each.
+    pub(crate) fn with_segments(host: &HostNetwork, segments: u8) -> Self {
+        Self { segments, ..Self::on(host, 0) }
     }
 
     /// Makes the IPv4 device anew without peers.
@@ -100,7 +100,7 @@ impl Lab {
 
     pub(crate) fn scope(&self) -> Scope {
         let mut scope = self.backend(&Family::ALL).scope();
-        scope.devices.extend(self.with_segment.then(segment::devices).into_iter().flatten());
+        scope.devices.extend((0..self.segments).flat_map(segment::devices));
         scope
     }
 
@@ -120,9 +120,7 @@ impl Lab {
 
     pub(crate) fn want(&self) -> DesiredNet {
         let mut want = self.want_of(&Family::ALL);
-        if self.with_segment {
-            segment::add(&mut want, &self.underlay);
-        }
+        (0..self.segments).for_each(|number| segment::add(&mut want, &self.underlay, number));
         want
     }
 
@@ -139,7 +137,7 @@ impl Lab {
     }
 
     pub(crate) fn reconciler(&self, form: RouteForm) -> HostReconciler {
-        self.reconciler_of(form, &Family::ALL)
+        HostReconciler::new(form, self.scope())
     }
 
     pub(crate) fn reconciler_of(&self, form: RouteForm, families: &[Family]) -> HostReconciler {

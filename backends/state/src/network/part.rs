@@ -12,7 +12,8 @@ use super::{
 /// The part that is read again. All else stays as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkPart {
-    /// Links of the host's namespace that were just made. They are read with the entries on them; no route leads to them yet.
+    /// Links of the host's namespace that were just made. They are read with the entries on them; no route leads to them yet, and they have no
+    /// neighbours.
     pub made: BTreeSet<LinkName>,
     /// Names that no link of the host's namespace has. If one has, all is read.
     pub absent: BTreeSet<LinkName>,

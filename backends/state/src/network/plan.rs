@@ -22,11 +22,10 @@ use self::{
     keys::{All, Selection, Touched, touched},
     links::{LinkEffects, LinkOp, LinkPlan},
 };
-use super::{apart, difference::differences, merge};
+use super::{apart, difference::differences, merge, on_link::OnLink};
 use crate::{
-    Address, Clash, Conflict, DesiredNet, Detours, Difference, FdbKey, FloodEntry, ForwardKey, KernelOp, Namespace,
-    NeighbourKey, NetworkPart, NextHop, ObservedNet, ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource,
-    RouteKey, Scope, Share, TunnelOp,
+    Clash, Conflict, DesiredNet, Detours, Difference, KernelOp, Namespace, NetworkPart, NextHop, ObservedNet,
+    ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, Share, TunnelOp,
 };
 
 /// The resource of a host's network: links, settings, addresses, FDB, neighbours, forwarding, routes.
@@ -124,7 +123,7 @@ impl Resource for Network {
 /// The operations that turn `have` into `want`. Foreign entries of `have` are never changed.
 #[must_use]
 pub fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> Plan<Network> {
-    planned(have, &ForeignRoutes::of(have), want, |_| All)
+    planned(have, &ForeignRoutes::of(have), want, |_| &All)
 }
 
 /// The part of [`plan`] for `keys` and the entries that depend on them, with all its findings. All links are compared, but only these
@@ -138,14 +137,14 @@ pub fn plan_of(
 ) -> Plan<Network> {
     let touched = touched(have, want, keys);
     let nothing = Touched::default();
-    planned(have, foreign, want, |namespace| touched.get(&namespace).unwrap_or(&nothing).clone())
+    planned(have, foreign, want, |namespace| touched.get(&namespace).unwrap_or(&nothing))
 }
 
-fn planned<S: Selection>(
+fn planned<'s, S: Selection + 's>(
     have: &PerNamespace<ObservedNet>,
     foreign: &ForeignRoutes,
     want: &PerNamespace<DesiredNet>,
-    selection: impl Fn(Namespace) -> S,
+    selection: impl Fn(Namespace) -> &'s S,
 ) -> Plan<Network> {
     let LinkPlan { ops, removals, mut conflicts, effects } = links::plan(have, want);
     let selected = |op: &LinkOp| selection(op.place.namespace).has_link(op.place.name);
@@ -160,8 +159,8 @@ fn planned<S: Selection>(
         // One list for all: of a whole network it is the largest thing there is.
         all.reserve(want.entries_of_peers().saturating_sub(have.entries_of_peers()));
         let mut builder = Builder { namespace, have, want, links, puts: all, deletions: Vec::new() };
-        builder.entries(&selection);
-        builder.routes(&selection);
+        builder.entries(selection);
+        builder.routes(selection);
         conflicts.extend(builder.route_conflicts(foreign.of_namespace(namespace)));
         deletions.push(builder.deletions);
         all = builder.puts;
@@ -183,11 +182,6 @@ struct Builder<'a> {
     puts: Vec<Op>,
     /// In the reverse order of the tables: the entries of the first table are deleted last.
     deletions: Vec<Op>,
-}
-
-/// The key of a table whose entries are on links.
-trait OnLink {
-    fn link(&self) -> LinkName;
 }
 
 impl Builder<'_> {
@@ -268,8 +262,7 @@ impl Builder<'_> {
 
     fn routes(&mut self, selection: &impl Selection) {
         let (have, want, form) = (self.have, self.want, self.want.route_form);
-        let have = selection.rows(&have.routes, |all| &all.routes);
-        let want = selection.rows(&want.routes, |all| &all.routes);
+        let (have, want) = (selection.routes(&have.routes), selection.routes(&want.routes));
         let mut deletions = Vec::new();
         for (key, have, want) in merge(have, want) {
             match (self.route_left(have), self.route_to_be(want)) {
@@ -353,36 +346,6 @@ fn merge<'a, K: Ord + 'a, A: 'a, B: 'a>(
         let key = left.map(|(key, _)| key).or(right.map(|(key, _)| key))?;
         Some((key, left.map(|(_, value)| value), right.map(|(_, value)| value)))
     })
-}
-
-impl OnLink for Address {
-    fn link(&self) -> LinkName {
-        self.link
-    }
-}
-
-impl OnLink for FdbKey {
-    fn link(&self) -> LinkName {
-        self.link
-    }
-}
-
-impl OnLink for FloodEntry {
-    fn link(&self) -> LinkName {
-        self.link
-    }
-}
-
-impl OnLink for NeighbourKey {
-    fn link(&self) -> LinkName {
-        self.link
-    }
-}
-
-impl OnLink for ForwardKey {
-    fn link(&self) -> LinkName {
-        self.link
-    }
 }
 
 impl fmt::Display for Findings {

@@ -11,6 +11,7 @@ use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{
     DesiredForm, DesiredKind, DesiredLink, KernelKind, NextHop, ObservedLink, ObservedRoute, RouteKey, Setting,
+    on_link::forget_on,
 };
 
 /// The network state of one namespace. `L` is the type of a link, `R` that of a route, `F` that of the desired form of all routes: the form
@@ -231,18 +232,18 @@ impl<L, R: LeadsToLink + Clone, F> NetState<L, R, F> {
     /// Removes the addresses, neighbours and routes of one family on a link, as the kernel does when the link no longer has that family.
     pub fn forget_family(&mut self, link: LinkName, family: Family) {
         self.addresses.retain(|address| address.link != link || Family::of(address.address) != family);
-        retain(&mut self.neighbours, |key, _| key.link != link || Family::of(key.address) != family);
+        forget_on(&mut self.neighbours, link, |key, _| Family::of(key.address) == family);
         retain(&mut self.routes, |key, route| route.link() != Some(link) || key.destination.family() != family);
     }
 
     /// Removes all entries on a link, but not the link or its settings.
     fn flush_link(&mut self, link: LinkName) {
         self.addresses.retain(|address| address.link != link);
-        retain(&mut self.fdb, |key, _| key.link != link);
+        forget_on(&mut self.fdb, link, |_, _| true);
         self.flooding = self.flooding.iter().filter(|entry| entry.link != link).copied().collect();
         retain(&mut self.bridge_fdb, |key, port| key.bridge != link && *port != link);
-        retain(&mut self.neighbours, |key, _| key.link != link);
-        retain(&mut self.forwarding, |key, _| key.link != link);
+        forget_on(&mut self.neighbours, link, |_, _| true);
+        forget_on(&mut self.forwarding, link, |_, _| true);
         retain(&mut self.routes, |_, route| route.link() != Some(link));
     }
 }

@@ -48,7 +48,7 @@ impl<H: Host> Stage<H> {
     /// The same, with a network on a bridge.
     pub(super) fn of_segment(check: impl FnOnce(Self) + Send + 'static) {
         H::on_new(|host| {
-            let lab = Lab::with_segment(&host.facts());
+            let lab = Lab::with_segments(&host.facts(), 1);
             let scope = lab.scope();
             let reconciler = Reconciler::new(host.kernel(), PerNamespace::host(scope.clone()));
             let monitor = host.monitor(scope);

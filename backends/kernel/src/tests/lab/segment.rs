@@ -1,4 +1,4 @@
-//! A network over several hosts on one bridge: its bridge and its VXLAN device, and two addresses on another host.
+//! Networks over several hosts on one bridge each: the bridge and the VXLAN device, and two addresses on another host.
 
 use std::net::IpAddr;
 
@@ -8,15 +8,16 @@ use wire_state::{
     FloodPath, KernelKind, LinkRef, NeighbourKey, PortFlag, PortFlags, Underlay, samples::name,
 };
 
-pub(super) fn devices() -> [LinkName; 2] {
-    [name("wb.5000"), name("wv.5000")]
+pub(super) fn devices(number: u8) -> [LinkName; 2] {
+    let vni = 5000 + u32::from(number);
+    [name(&format!("wb.{vni}")), name(&format!("wv.{vni}"))]
 }
 
-/// Adds what is desired of the network.
-pub(super) fn add(net: &mut DesiredNet, underlay: &Underlay) {
-    let [bridge, overlay] = devices();
+/// Adds what is desired of one of them.
+pub(super) fn add(net: &mut DesiredNet, underlay: &Underlay, number: u8) {
+    let [bridge, overlay] = devices(number);
     let link = |kind, last| DesiredLink {
-        mac: Some(MacAddr::new([2, 0, 0, 0, 5, last])),
+        mac: Some(MacAddr::new([2, 0, 0, number, 5, last])),
         ..DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1450))
     };
     let options = Bridge { snooping: false, spanning_tree: false };
@@ -25,7 +26,7 @@ pub(super) fn add(net: &mut DesiredNet, underlay: &Underlay) {
         parent: Some(LinkRef::Found(underlay.parent())),
         local: underlay.addresses.v4,
         port: Some(8472),
-        ..DesiredVxlan::new(Vni::new(5000).unwrap())
+        ..DesiredVxlan::new(Vni::new(5000 + u32::from(number)).unwrap())
     };
     let flags = PortFlags::NEW_PORT
         .with(PortFlag::NeighbourSuppression, true)
@@ -33,13 +34,13 @@ pub(super) fn add(net: &mut DesiredNet, underlay: &Underlay) {
         .with(PortFlag::GroupForwarding, true);
     let port = DesiredLink { master: Some(bridge), port: Some(flags), ..link(KernelKind::Vxlan(vxlan), 2) };
     net.links.insert(overlay, port);
-    net.addresses.insert(Address { link: bridge, address: [10, 128, 0, 1].into(), len: 20 });
+    net.addresses.insert(Address { link: bridge, address: [10, 128 + number, 0, 1].into(), len: 20 });
     let to: IpAddr = [198, 51, 0, 1].into();
     net.flooding.insert(FloodEntry { link: overlay, mac: MacAddr::new([0; 6]), to, by: FloodPath::default() });
     for last in [5, 6] {
-        let mac = MacAddr::new([2, 0x57, 10, 128, 0, last]);
+        let mac = MacAddr::new([2, 0x57, 10, 128 + number, 0, last]);
         net.fdb.insert(FdbKey { link: overlay, mac }, FdbTarget::from(to));
         net.bridge_fdb.insert(BridgeFdbKey { bridge, mac }, overlay);
-        net.neighbours.insert(NeighbourKey { link: bridge, address: [10, 128, 0, last].into() }, mac);
+        net.neighbours.insert(NeighbourKey { link: bridge, address: [10, 128 + number, 0, last].into() }, mac);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
+use wire_net::NetworkName;
 
 use super::{Wanted, vni_of};
 use crate::network::{DesiredForm, DesiredNet, Namespace, PerNamespace};
@@ -16,11 +17,11 @@ pub(in crate::network) fn merge_since(
 ) -> Option<PerNamespace<DesiredNet>> {
     let mut all: BTreeMap<Namespace, DesiredNet> = merged.iter().map(|(key, net)| (key, net.clone())).collect();
     let nothing = PerNamespace::from_iter([]);
-    let shares = |of: &[Wanted<'_>]| of.iter().map(|share| share.network.clone()).collect::<BTreeSet<_>>();
-    for network in shares(before).union(&shares(now)) {
-        let of = |shares: &[Wanted<'_>]| shares.iter().position(|share| share.network == network);
-        let was = of(before).map_or(&nothing, |index| before[index].desired);
-        let is = of(now).map_or(&nothing, |index| now[index].desired);
+    let (of_before, of_now) = (by_name(before), by_name(now));
+    let names: BTreeSet<&NetworkName> = of_before.keys().chain(of_now.keys()).copied().collect();
+    for network in names {
+        let was = of_before.get(network).copied().unwrap_or(&nothing);
+        let is = of_now.get(network).copied().unwrap_or(&nothing);
         if std::ptr::eq(was, is) {
             continue;
         }
@@ -35,6 +36,10 @@ pub(in crate::network) fn merge_since(
     let is_wanted = |namespace: Namespace| now.iter().any(|share| share.desired.get(namespace).is_some());
     all.retain(|namespace, _| is_wanted(*namespace));
     all.values().all(has_each_vni_once).then(|| all.into_iter().collect())
+}
+
+fn by_name<'a>(shares: &[Wanted<'a>]) -> BTreeMap<&'a NetworkName, &'a PerNamespace<DesiredNet>> {
+    shares.iter().map(|share| (share.network, share.desired)).collect()
 }
 
 /// True if no two devices have one VNI on one port, which the kernel allows once.
@@ -66,6 +71,12 @@ fn rows<'a, T: Rows + 'a, I: Iterator<Item = &'a T>>(
     is: &T,
     all: impl Fn() -> I,
 ) -> Option<()> {
+    if was.len() == 0 && merged.len() < is.len() && merged.keys().all(|key| is.value(key).is_none()) {
+        // The smaller into the larger: a network that is new may be far larger than all others.
+        let smaller = std::mem::replace(merged, is.clone());
+        smaller.into_rows().for_each(|(key, value)| merged.put(key, value));
+        return Some(());
+    }
     for key in T::changed(was, is) {
         // What nobody had, only this share can have, or one that is looked at later.
         if merged.value(&key).is_none() {
@@ -88,10 +99,13 @@ fn rows<'a, T: Rows + 'a, I: Iterator<Item = &'a T>>(
 }
 
 /// A table. The elements of a set have no value.
-trait Rows {
+trait Rows: Clone {
     type Key: Ord + Clone;
     type Value: PartialEq + Clone;
 
+    fn len(&self) -> usize;
+    fn keys(&self) -> impl Iterator<Item = &Self::Key>;
+    fn into_rows(self) -> impl Iterator<Item = (Self::Key, Self::Value)>;
     /// The keys whose values differ.
     fn changed(was: &Self, is: &Self) -> Vec<Self::Key>;
     fn value(&self, key: &Self::Key) -> Option<&Self::Value>;
@@ -102,6 +116,18 @@ trait Rows {
 impl<K: Ord + Clone, V: PartialEq + Clone> Rows for OrdMap<K, V> {
     type Key = K;
     type Value = V;
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &K> {
+        self.keys()
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = (K, V)> {
+        self.into_iter()
+    }
 
     fn changed(was: &Self, is: &Self) -> Vec<K> {
         let key = |item: ordmap::DiffItem<'_, '_, K, V>| match item {
@@ -128,6 +154,18 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Rows for BTreeMap<K, V> {
     type Key = K;
     type Value = V;
 
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &K> {
+        self.keys()
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = (K, V)> {
+        self.into_iter()
+    }
+
     fn changed(was: &Self, is: &Self) -> Vec<K> {
         let differs = |key: &&K| was.get(*key) != is.get(*key);
         let gone = was.keys().filter(|key| !is.contains_key(*key));
@@ -150,6 +188,18 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Rows for BTreeMap<K, V> {
 impl<K: Ord + Clone> Rows for OrdSet<K> {
     type Key = K;
     type Value = ();
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter()
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = (K, ())> {
+        self.into_iter().map(|key| (key, ()))
+    }
 
     fn changed(was: &Self, is: &Self) -> Vec<K> {
         let key = |item: ordset::DiffItem<'_, '_, K>| match item {
@@ -174,6 +224,18 @@ impl<K: Ord + Clone> Rows for OrdSet<K> {
 impl<K: Ord + Clone> Rows for BTreeSet<K> {
     type Key = K;
     type Value = ();
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter()
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = (K, ())> {
+        self.into_iter().map(|key| (key, ()))
+    }
 
     fn changed(was: &Self, is: &Self) -> Vec<K> {
         was.symmetric_difference(is).cloned().collect()

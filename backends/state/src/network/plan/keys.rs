@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use imbl::{OrdMap, OrdSet};
 use wire_net::LinkName;
 
-use super::OnLink;
+use super::merge;
 use crate::{
-    Address, BridgeFdbKey, DesiredNet, FdbKey, FloodEntry, ForwardKey, LinkPlace, Namespace, NeighbourKey, NetState,
-    NextHop, ObservedNet, PerNamespace, RouteKey, Setting, network::order,
+    Address, BridgeFdbKey, DesiredNet, FdbKey, FloodEntry, ForwardKey, LeadsToLink, LinkPlace, Namespace, NeighbourKey,
+    NetState, ObservedNet, PerNamespace, RouteKey, Setting,
+    network::{
+        on_link::{OnLink, on_link},
+        order,
+    },
 };
 
 /// The key of any entry of a host's network.
@@ -37,25 +41,28 @@ pub enum Key {
 /// The entries that are compared.
 pub(super) trait Selection {
     /// The selected rows of a table.
-    fn rows<'a, K: Ord, V>(
+    fn rows<'a, K: OnLink, V>(
         &'a self,
         table: &'a OrdMap<K, V>,
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a V)>;
 
     /// The selected keys of a table without values.
-    fn members<'a, K: Ord>(
+    fn members<'a, K: OnLink>(
         &'a self,
         table: &'a BTreeSet<K>,
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())>;
 
     /// The selected keys of a table without values that grows with the number of peers.
-    fn elements<'a, K: Ord>(
+    fn elements<'a, K: OnLink>(
         &'a self,
         table: &'a OrdSet<K>,
         keys: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())>;
+
+    /// The selected routes.
+    fn routes<'a, R>(&'a self, table: &'a OrdMap<RouteKey, R>) -> impl Iterator<Item = (&'a RouteKey, &'a R)>;
 
     fn has_link(&self, link: LinkName) -> bool;
 
@@ -65,8 +72,9 @@ pub(super) trait Selection {
 pub(super) struct All;
 
 /// Some keys of one namespace, and the keys of the entries that depend on them.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Touched {
+    /// Links with all entries on them, which are found in the tables.
     links: BTreeSet<LinkName>,
     settings: BTreeSet<Setting>,
     pub(super) addresses: BTreeSet<Address>,
@@ -75,11 +83,11 @@ pub(super) struct Touched {
     pub(super) bridge_fdb: BTreeSet<BridgeFdbKey>,
     pub(super) neighbours: BTreeSet<NeighbourKey>,
     pub(super) forwarding: BTreeSet<ForwardKey>,
-    pub(super) routes: BTreeSet<RouteKey>,
+    routes: BTreeSet<RouteKey>,
 }
 
 impl Selection for All {
-    fn rows<'a, K: Ord, V>(
+    fn rows<'a, K: OnLink, V>(
         &'a self,
         table: &'a OrdMap<K, V>,
         _: fn(&Touched) -> &BTreeSet<K>,
@@ -87,7 +95,7 @@ impl Selection for All {
         table.iter()
     }
 
-    fn members<'a, K: Ord>(
+    fn members<'a, K: OnLink>(
         &'a self,
         table: &'a BTreeSet<K>,
         _: fn(&Touched) -> &BTreeSet<K>,
@@ -95,12 +103,16 @@ impl Selection for All {
         table.iter().map(|key| (key, &()))
     }
 
-    fn elements<'a, K: Ord>(
+    fn elements<'a, K: OnLink>(
         &'a self,
         table: &'a OrdSet<K>,
         _: fn(&Touched) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())> {
         table.iter().map(|key| (key, &()))
+    }
+
+    fn routes<'a, R>(&'a self, table: &'a OrdMap<RouteKey, R>) -> impl Iterator<Item = (&'a RouteKey, &'a R)> {
+        table.iter()
     }
 
     fn has_link(&self, _: LinkName) -> bool {
@@ -113,28 +125,37 @@ impl Selection for All {
 }
 
 impl Selection for Touched {
-    fn rows<'a, K: Ord, V>(
+    fn rows<'a, K: OnLink, V>(
         &'a self,
         table: &'a OrdMap<K, V>,
-        keys: fn(&Touched) -> &BTreeSet<K>,
+        keys: fn(&Self) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a V)> {
-        keys(self).iter().filter_map(|key| table.get_key_value(key))
+        let of_links = self.links.iter().flat_map(|link| on_link(table, *link));
+        in_order(of_links, self.alone(keys).filter_map(|key| table.get_key_value(key)))
     }
 
-    fn members<'a, K: Ord>(
+    fn members<'a, K: OnLink>(
         &'a self,
         table: &'a BTreeSet<K>,
-        keys: fn(&Touched) -> &BTreeSet<K>,
+        keys: fn(&Self) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())> {
-        keys(self).iter().filter_map(|key| table.get(key)).map(|key| (key, &()))
+        let on = |link: LinkName| table.range(K::first_on(link)..).take_while(move |key| key.link() == link);
+        let of_links = self.links.iter().flat_map(move |link| on(*link)).map(|key| (key, &()));
+        in_order(of_links, self.alone(keys).filter_map(|key| table.get(key)).map(|key| (key, &())))
     }
 
-    fn elements<'a, K: Ord>(
+    fn elements<'a, K: OnLink>(
         &'a self,
         table: &'a OrdSet<K>,
-        keys: fn(&Touched) -> &BTreeSet<K>,
+        keys: fn(&Self) -> &BTreeSet<K>,
     ) -> impl Iterator<Item = (&'a K, &'a ())> {
-        keys(self).iter().filter(|key| table.contains(*key)).map(|key| (key, &()))
+        let on = |link: LinkName| table.range(K::first_on(link)..).take_while(move |key| key.link() == link);
+        let of_links = self.links.iter().flat_map(move |link| on(*link)).map(|key| (key, &()));
+        in_order(of_links, self.alone(keys).filter(|key| table.contains(*key)).map(|key| (key, &())))
+    }
+
+    fn routes<'a, R>(&'a self, table: &'a OrdMap<RouteKey, R>) -> impl Iterator<Item = (&'a RouteKey, &'a R)> {
+        self.routes.iter().filter_map(|key| table.get_key_value(key))
     }
 
     fn has_link(&self, link: LinkName) -> bool {
@@ -144,6 +165,14 @@ impl Selection for Touched {
     fn has_setting(&self, setting: &Setting) -> bool {
         self.settings.contains(setting)
     }
+}
+
+/// The rows of two parts of a table that have no key in common, in the order of the keys.
+fn in_order<'a, K: Ord + 'a, V: 'a>(
+    one: impl Iterator<Item = (&'a K, &'a V)>,
+    other: impl Iterator<Item = (&'a K, &'a V)>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    merge(one, other).filter_map(|(key, one, other)| Some((key, one.or(other)?)))
 }
 
 /// The keys in `keys` and those of the entries that depend on them. The links that are made or removed together with a link depend on
@@ -173,10 +202,12 @@ pub(super) fn touched(
         let of_namespace = touched.entry(place.namespace).or_default();
         if of_namespace.links.insert(place.name) {
             if let Some(net) = have.get(place.namespace) {
-                of_namespace.add_entries(place.name, net, |route| route.via.link());
+                let master = net.links.get(&place.name).and_then(|link| link.master);
+                of_namespace.add_entries(place.name, net, master.map(|bridge| bridge.name));
             }
             if let Some(net) = want.get(place.namespace) {
-                of_namespace.add_entries(place.name, net, NextHop::link);
+                let master = net.links.get(&place.name).and_then(|link| link.master);
+                of_namespace.add_entries(place.name, net, master);
             }
             links.extend(have.bound_to(place));
             links.extend(made_after(want, place));
@@ -194,24 +225,18 @@ fn made_after(want: &PerNamespace<DesiredNet>, place: LinkPlace) -> impl Iterato
 }
 
 impl Touched {
-    /// Adds the keys of all entries on a link.
-    fn add_entries<L, R, F>(
-        &mut self,
-        link: LinkName,
-        net: &NetState<L, R, F>,
-        of_route: impl Fn(&R) -> Option<LinkName>,
-    ) {
+    /// The keys that are on none of the links.
+    fn alone<'a, K: OnLink + 'a>(&'a self, keys: fn(&Self) -> &BTreeSet<K>) -> impl Iterator<Item = &'a K> {
+        keys(self).iter().filter(|key| !self.links.contains(&key.link()))
+    }
+
+    /// Adds the keys of the entries on a link that the tables do not have by it. `master` is the bridge that it is a port of.
+    fn add_entries<L, R: LeadsToLink, F>(&mut self, link: LinkName, net: &NetState<L, R, F>, master: Option<LinkName>) {
         let on = |setting: &&Setting| setting.link() == Some(link);
         self.settings.extend(net.settings.keys().filter(on));
-        self.addresses.extend(net.addresses.iter().filter(|key| key.link() == link));
-        self.fdb.extend(net.fdb.keys().filter(|key| key.link() == link));
-        self.flooding.extend(net.flooding.iter().filter(|key| key.link() == link));
-        let is_on = |key: &BridgeFdbKey, port: &LinkName| key.bridge == link || *port == link;
-        let behind = net.bridge_fdb.iter().filter(|(key, port)| is_on(key, port));
-        self.bridge_fdb.extend(behind.map(|(key, _)| *key));
-        self.neighbours.extend(net.neighbours.keys().filter(|key| key.link() == link));
-        self.forwarding.extend(net.forwarding.keys().filter(|key| key.link() == link));
-        let routes = net.routes.iter().filter(|(_, route)| of_route(route) == Some(link));
+        let of_bridge = master.into_iter().flat_map(|bridge| on_link(&net.bridge_fdb, bridge));
+        self.bridge_fdb.extend(of_bridge.filter(|(_, port)| **port == link).map(|(key, _)| *key));
+        let routes = net.routes.iter().filter(|(_, route)| route.link() == Some(link));
         self.routes.extend(routes.map(|(key, _)| *key));
     }
 }

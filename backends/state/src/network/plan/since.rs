@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
+use wire_net::LinkName;
 
 use super::Key;
-use crate::{DesiredNet, LinkPlace, Namespace, PerNamespace};
+use crate::{DesiredNet, LinkPlace, Namespace, PerNamespace, network::on_link::OnLink};
 
 /// The keys whose desired values differ; `None` if what differs concerns all entries. Takes a time in proportion to the links, and to the keys in the
 /// tables that grow with the number of peers, if one state was made from the other.
@@ -46,16 +47,28 @@ fn add_changed(keys: &mut BTreeSet<Key>, namespace: Namespace, before: &DesiredN
         setting.link()?;
         keys.insert(Key::Setting(namespace, *setting));
     }
-    let place = |name| LinkPlace { namespace, name };
-    keys.extend(changed_values(links, &after.links).map(|name| Key::Link(place(*name))));
-    keys.extend(addresses.symmetric_difference(&after.addresses).map(|key| Key::Address(namespace, *key)));
-    keys.extend(changed_rows(fdb, &after.fdb).map(|key| Key::Fdb(namespace, *key)));
-    keys.extend(changed_elements(flooding, &after.flooding).map(|key| Key::Flood(namespace, *key)));
-    keys.extend(changed_rows(bridge_fdb, &after.bridge_fdb).map(|key| Key::BridgeFdb(namespace, *key)));
-    keys.extend(changed_rows(neighbours, &after.neighbours).map(|key| Key::Neighbour(namespace, *key)));
-    keys.extend(changed_rows(forwarding, &after.forwarding).map(|key| Key::Forward(*key)));
+    let changed: BTreeSet<LinkName> = changed_values(links, &after.links).copied().collect();
+    keys.extend(changed.iter().map(|name| Key::Link(LinkPlace { namespace, name: *name })));
+    let addresses = addresses.symmetric_difference(&after.addresses);
+    keys.extend(alone(addresses, &changed).map(|key| Key::Address(namespace, *key)));
+    keys.extend(alone(changed_rows(fdb, &after.fdb), &changed).map(|key| Key::Fdb(namespace, *key)));
+    let flooding = changed_elements(flooding, &after.flooding);
+    keys.extend(alone(flooding, &changed).map(|key| Key::Flood(namespace, *key)));
+    let bridge_fdb = changed_rows(bridge_fdb, &after.bridge_fdb);
+    keys.extend(alone(bridge_fdb, &changed).map(|key| Key::BridgeFdb(namespace, *key)));
+    let neighbours = changed_rows(neighbours, &after.neighbours);
+    keys.extend(alone(neighbours, &changed).map(|key| Key::Neighbour(namespace, *key)));
+    keys.extend(alone(changed_rows(forwarding, &after.forwarding), &changed).map(|key| Key::Forward(*key)));
     keys.extend(changed_rows(routes, &after.routes).map(|key| Key::Route(namespace, *key)));
     Some(())
+}
+
+/// The keys that are on none of these links: a link stands for all entries on it, which may be very many.
+fn alone<'a, K: OnLink + 'a>(
+    keys: impl Iterator<Item = &'a K>,
+    links: &BTreeSet<LinkName>,
+) -> impl Iterator<Item = &'a K> {
+    keys.filter(|key| !links.contains(&key.link()))
 }
 
 fn changed_values<'a, K: Ord, V: PartialEq>(

@@ -9,8 +9,8 @@ use wire_net::{Family, MacAddr, Mtu, Vni};
 
 use super::*;
 use crate::{
-    Bridge, DesiredForm, DesiredKind, KernelKind, ObservedKind, ObservedLink, ObservedVxlan, Owner, RouteKey, Setting,
-    Via,
+    Bridge, DesiredForm, DesiredKind, FdbKey, ForwardKey, KernelKind, NeighbourKey, ObservedKind, ObservedLink,
+    ObservedVxlan, Owner, RouteKey, Setting, Via,
     samples::{change_each, device, found, held, name, plan_host, state, tunnelled},
 };
 

@@ -2,6 +2,8 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,6 +22,8 @@ use crate::{
 
 /// The networks that the host has.
 const NETWORKS: usize = 500;
+/// The commands that are given at a time to make them.
+const ASKERS: usize = 4;
 /// The number of turns in which one more is made.
 const TURNS: usize = 40;
 /// The addresses of the other member's block.
@@ -50,9 +54,7 @@ pub(crate) fn many(options: &Options, report: &mut Report) -> Result {
         alone.push(took);
         kernel_alone.push(in_kernel);
     }
-    for number in 0..networks {
-        network(&agent, &format!("expose m{number}"))?;
-    }
+    expose_all(&agent, networks)?;
     wait_quiet(&monitor, Duration::from_millis(500), LIMIT)?;
     for _ in 0..turns {
         let (took, in_kernel) = one_more(&agent, &monitor, networks)?;
@@ -71,6 +73,26 @@ pub(crate) fn many(options: &Options, report: &mut Report) -> Result {
     report.against(mark(0), &kernel_alone, &yardstick, Goal::default());
     report.against(mark(networks), &kernel_among, &yardstick, Goal::default());
     Ok(())
+}
+
+/// Has the host take part in so many networks, with a few commands at a time.
+fn expose_all(agent: &Agent, networks: usize) -> Result {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let askers: Vec<_> = (0..ASKERS).map(|_| scope.spawn(|| expose_next(agent, &next, networks))).collect();
+        askers.into_iter().try_for_each(|asker| asker.join().expect("a thread that does not panic"))
+    })
+}
+
+/// Has the host take part in the next network, until there are so many.
+fn expose_next(agent: &Agent, next: &AtomicUsize, networks: usize) -> Result {
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= networks {
+            return Ok(());
+        }
+        network(agent, &format!("expose m{number}"))?;
+    }
 }
 
 /// The time of a network that this host joins and leaves again, and the part of it from the first message about its bridge on.

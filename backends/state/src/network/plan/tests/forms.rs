@@ -1,7 +1,7 @@
 //! The desired form of routes.
 
 use super::*;
-use crate::PROTOCOL;
+use crate::{Address, PROTOCOL};
 
 /// A host whose routes refer to nexthop objects, except for one.
 fn with_nexthops() -> ObservedNet {
