@@ -135,6 +135,9 @@ impl<P: Ports> Agent<P> {
         status.set_all(AgentCondition::FLAG, settings.warnings.iter().cloned().map(AgentCondition::Flag));
         let mut host = Host::open(ports, settings, StateFile::load, status, watchdog)?;
         host.save_identity()?;
+        if host.settings.network.is_default() && host.falls_back_again()? {
+            host.encapsulate();
+        }
         let loops = Loops::start(&host, stored.clone())?;
         let mut beside = JoinSet::new();
         let is_default = host.settings.network.is_default();

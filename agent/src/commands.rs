@@ -140,7 +140,9 @@ fn networks_text(networks: &[proto::NetworkPart]) -> String {
     let joined = networks.iter().filter(|part| part.state == NetworkState::Joined.name()).count();
     let others = networks.iter().filter(|part| part.state != NetworkState::Joined.name() || !part.reason.is_empty());
     let others: String = others.map(|part| format!("; {}", part_text(part))).collect();
-    format!("{joined} joined{others}")
+    let lacks = networks.iter().find(|part| !part.lacks.is_empty());
+    let lacks = lacks.map(|part| format!("; without {}", part.lacks)).unwrap_or_default();
+    format!("{joined} joined{others}{lacks}")
 }
 
 /// This host's part in a network, for people.

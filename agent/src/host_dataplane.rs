@@ -1,6 +1,7 @@
 //! The driver of a host's network: its kernel, and the tunnels that the agent runs.
 
 use nix::errno::Errno;
+use wire_backends::Segment;
 use wire_forward::Forwarder;
 use wire_kernel::{KernelDataplane, port};
 use wire_net::LinkName;
@@ -73,7 +74,7 @@ impl HostDataplane {
             return self.kernel.apply(namespace, ops);
         }
         if !self.without_vxlan {
-            self.forwarder.release();
+            self.forwarder.release(Segment::has_device);
             return self.kernel.apply(namespace, ops);
         }
         let refused = |op: &KernelOp| makes_vxlan(op).then(|| Err(OpError::unsupported("--forward-without has vxlan")));
@@ -115,8 +116,8 @@ impl Driver for HostDataplane {
             }
         }
         if ops.iter().any(Op::is_link) {
-            // All devices that could take over a kept descriptor have done so.
-            self.forwarder.release();
+            // All devices that could take over a kept descriptor have done so, but for those of networks by name.
+            self.forwarder.release(Segment::has_device);
         }
         attempts
     }

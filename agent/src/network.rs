@@ -265,6 +265,7 @@ impl<P: Ports> Network<P> {
             joined: WithRecords::default(),
             leave_former_at: None,
             needing_former: NeedingFormer::default(),
+            is_without_vxlan: host.no_vxlan,
             _endpoints: endpoints,
             joined_with,
             underlay,
@@ -291,6 +292,16 @@ impl<P: Ports> Host<P> {
     pub(crate) fn encapsulate(&mut self) {
         warn!("this kernel cannot make VXLAN devices: encapsulating in the agent");
         self.no_vxlan = true;
+    }
+
+    /// The settings of VXLAN packets that the agent moves itself; `None` if the kernel does.
+    pub(crate) fn moves_itself(&self) -> Option<ForwardSettings> {
+        match self.vxlan_by() {
+            VxlanBy::Kernel => None,
+            vxlan @ (VxlanBy::AgentRequested | VxlanBy::AgentFallback) => {
+                Some(ForwardSettings { vxlan, ..self.settings.forward })
+            }
+        }
     }
 
     /// Who does VXLAN on this host.

@@ -19,7 +19,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials},
     unistd::geteuid,
 };
-use wire_backends::PortUse;
+use wire_backends::{PortUse, Taker};
 use wire_net::{LinkName, NetworkName, Prefix};
 use wire_store::Random;
 
@@ -109,6 +109,8 @@ pub(crate) struct Presence {
     own: OnceLock<Option<(String, UnixListener)>>,
     /// The sockets that say what is ours, by their names.
     claimed: Mutex<BTreeMap<String, UnixListener>>,
+    /// The same of the UDP ports of networks by name.
+    claimed_ports: Mutex<BTreeMap<String, UnixListener>>,
 }
 
 impl fmt::Debug for Presence {
@@ -189,6 +191,29 @@ impl Presence {
         held.retain(|name, _| names.contains(name));
         held.extend(made);
         Ok(())
+    }
+
+    /// Tells agents of other networks which UDP ports are those of networks by name.
+    pub(crate) fn claim_ports(&self, ports: &BTreeSet<u16>) {
+        let used = ports.iter().map(|port| PortUse { port: *port, taker: Taker::Agent });
+        let claims = Claims { ports: used.collect(), ..Claims::default() };
+        let network = self.short_name();
+        let names: BTreeSet<String> = claims.names().map(|name| format!("{name}/{network}")).collect();
+        let mut held = locked(&self.claimed_ports);
+        held.retain(|name, _| names.contains(name));
+        for name in names {
+            if !held.contains_key(&name)
+                && let Ok(listener) = listen(&name)
+            {
+                held.insert(name, listener);
+            }
+        }
+    }
+
+    /// True if an agent, also this one, claims a UDP port.
+    pub(crate) fn is_claimed_port(&self, port: u16) -> bool {
+        [&self.claimed, &self.claimed_ports].into_iter().for_each(|held| locked(held).values().for_each(take_calls));
+        names_with(&format!("{PORT}{port}/")).iter().take(ASKED).any(|name| is_an_agent(name))
     }
 }
 

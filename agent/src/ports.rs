@@ -5,7 +5,7 @@ mod system;
 use std::{
     collections::BTreeSet,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -117,6 +117,19 @@ pub trait Ports: Clone + Send + Sync + 'static {
     /// # Errors
     /// The name of another network that has it.
     fn claim(&self, claims: &Claims) -> Result<(), Taken>;
+
+    /// True if no socket of this host has the UDP port at that address, and no agent claims it.
+    fn is_free_port(&self, _local: SocketAddr) -> bool {
+        true
+    }
+
+    /// Tells agents of other networks in this network namespace that these UDP ports are those of networks by name, and no others.
+    fn claim_ports(&self, _ports: &BTreeSet<u16>) {}
+
+    /// True if the kernel cannot make VXLAN devices. Makes none.
+    fn lacks_vxlan(&self) -> bool {
+        false
+    }
 
     /// True if another agent runs in this network namespace.
     fn are_other_agents(&self) -> bool;

@@ -85,6 +85,8 @@ pub(crate) struct Session<P: Ports> {
     /// When the former backend is left, if no peer needs it until then.
     pub(crate) leave_former_at: Option<Instant>,
     pub(crate) needing_former: NeedingFormer,
+    /// True if it was joined in the knowledge that the kernel cannot make VXLAN devices.
+    pub(crate) is_without_vxlan: bool,
     /// The task that resolves the names of etcd's members again and again. Ends with the session.
     pub(crate) _endpoints: JoinSet<()>,
     /// The network config with which the network was joined.
@@ -371,7 +373,9 @@ impl<P: Ports> Session<P> {
         self.progress.outcome = outcome;
         let is_ready = self.progress.is_ready;
         self.progress.all_but_firewall = match outcome {
-            Outcome::NoVxlan => return Ok(Some(Ended::NoVxlan)),
+            Outcome::NoVxlan if !self.is_without_vxlan => return Ok(Some(Ended::NoVxlan)),
+            // A share of before, of a network by name, which is told again.
+            Outcome::NoVxlan => None,
             // It may be the new one that lacks it: then the next session says so.
             Outcome::NoTun | Outcome::NoIpip if !is_ready && self.backend.former().is_some() => {
                 return Ok(Some(Ended::FormerImpossible));

@@ -26,6 +26,8 @@ pub use former::{Spoken, WithFormer, why_not_beside};
 pub use net_from_leases::{NetFromLeases, PeerEntry};
 pub use port_use::{PortUse, PortUseError, Taker};
 pub use reaches::Reaches;
-pub use segment::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentHost, SegmentHosts, SegmentOuter};
+pub use segment::{
+    HostsOfNetwork, NetFromSegment, Segment, SegmentAgent, SegmentEndpoint, SegmentHost, SegmentHosts, SegmentOuter,
+};
 pub use select::{SelectError, identify, select};
 pub use vtep::choose_mac;

@@ -1,4 +1,5 @@
-//! A network over several hosts on one bridge: this host's bridge and VXLAN device, and the hosts that it is shared with. Pure.
+//! A network over several hosts on one bridge: this host's bridge and VXLAN device, and the hosts that it is shared with. Where the
+//! kernel has no VXLAN, a TAP device has the name of the VXLAN device, and the agent moves its frames. Pure.
 //!
 //! The MAC of an endpoint follows from its address, so the entries of all addresses of a block are there before an endpoint is, and an
 //! endpoint that starts changes nothing on other hosts.
@@ -8,12 +9,12 @@ mod hosts;
 mod net;
 mod of_network;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, Overhead, Prefix, Vni};
 use wire_state::{
-    Address, Bridge, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, KernelKind, LinkId, LinkRef, PortFlag,
-    PortFlags, Setting,
+    Address, Bridge, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Framing, KernelKind, LinkId, LinkRef,
+    PortFlag, PortFlags, Setting,
 };
 
 pub use self::{
@@ -22,7 +23,7 @@ pub use self::{
     net::NetFromSegment,
     of_network::HostsOfNetwork,
 };
-use crate::backend::forward_packets;
+use crate::{ForwardSettings, backend::forward_packets};
 
 /// A network over several hosts on one bridge, and this host's part in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +54,29 @@ pub struct SegmentOuter {
     pub parent: LinkId,
     /// The source of outer packets. Hosts without a public address of its family are not reached.
     pub local: IpAddr,
-    /// The UDP port on which this host listens.
+    /// The UDP port of the kernel's VXLAN.
     pub port: u16,
     /// The MTU of the underlay's link, in bytes.
     pub mtu: Mtu,
+    /// The agent's part, if it moves the packets itself; `None` if the kernel's VXLAN moves them.
+    pub agent: Option<SegmentAgent>,
+}
+
+/// The agent's part in moving a network's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentAgent {
+    /// The UDP port of its socket, which is that of no other network.
+    pub port: u16,
+    /// The settings of packets that it moves.
+    pub settings: ForwardSettings,
+}
+
+impl SegmentOuter {
+    /// The UDP port on which this host listens.
+    #[must_use]
+    pub fn own_port(&self) -> u16 {
+        self.agent.map_or(self.port, |agent| agent.port)
+    }
 }
 
 impl Segment {
@@ -69,7 +89,7 @@ impl Segment {
         format!("wb.{vni}").parse().expect("eleven letters and digits at most")
     }
 
-    /// The VXLAN device of the network with that VNI.
+    /// The VXLAN device of the network with that VNI, or the TAP device in its place.
     ///
     /// # Panics
     /// Never: a VNI has eight digits at most.
@@ -120,14 +140,8 @@ impl Segment {
         let link = |kind| DesiredLink::new(DesiredKind::Kernel(kind), self.mtu());
         let options = Bridge { snooping: false, spanning_tree: false };
         net.links.insert(bridge, DesiredLink { mac: Some(self.own_mac()), ..link(KernelKind::Bridge(options)) });
-        let vxlan = DesiredVxlan {
-            parent: Some(LinkRef::Found(self.outer.parent)),
-            local: Some(self.outer.local),
-            port: Some(self.outer.port),
-            ..DesiredVxlan::new(self.vni)
-        };
         let port = Some(self.port());
-        net.links.insert(overlay, DesiredLink { master: Some(bridge), port, ..link(KernelKind::Vxlan(vxlan)) });
+        net.links.insert(overlay, DesiredLink { master: Some(bridge), port, ..self.overlay_device() });
         // An address of its own on a port would only send packets of the kernel's into the network.
         net.settings.insert(Setting::DisableIpv6(overlay), 1);
         for (family, pool) in self.pools.iter() {
@@ -143,15 +157,38 @@ impl Segment {
         net
     }
 
+    /// The device that leads to other hosts: a VXLAN device, or a TAP device whose frames the agent moves.
+    fn overlay_device(&self) -> DesiredLink {
+        let SegmentOuter { parent, local, agent, .. } = self.outer;
+        let port = self.outer.own_port();
+        if let Some(SegmentAgent { settings, .. }) = agent {
+            let framing = Framing::Ethernet { vni: self.vni };
+            return settings.link(framing, SocketAddr::new(local, port), self.mtu());
+        }
+        let vxlan = DesiredVxlan {
+            parent: Some(LinkRef::Found(parent)),
+            local: Some(local),
+            port: Some(port),
+            ..DesiredVxlan::new(self.vni)
+        };
+        DesiredLink::new(DesiredKind::Kernel(KernelKind::Vxlan(vxlan)), self.mtu())
+    }
+
+    /// True if frames for all are sent to all hosts of the network. The agent sends none of them.
+    const fn floods(&self) -> bool {
+        self.broadcast && self.outer.agent.is_none()
+    }
+
     /// The flags of the VXLAN device as a port: who is behind it is known, and never learnt. What it sends to the groups of a link is dropped by
     /// the packet filter, as at the ports of containers.
     const fn port(&self) -> PortFlags {
+        let floods = self.floods();
         PortFlags::none()
             .with(PortFlag::GroupForwarding, true)
             .with(PortFlag::NeighbourSuppression, true)
-            .with(PortFlag::Flood, self.broadcast)
-            .with(PortFlag::MulticastFlood, self.broadcast)
-            .with(PortFlag::BroadcastFlood, self.broadcast)
+            .with(PortFlag::Flood, floods)
+            .with(PortFlag::MulticastFlood, floods)
+            .with(PortFlag::BroadcastFlood, floods)
     }
 
     /// The gateway's address, and that of this host.

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use wire_backends::{Segment, SegmentEndpoint};
 use wire_net::LinkName;
 use wire_state::{
-    Conflict, ErrorKind, Failure, KernelKind, KernelOp, Key, LinkPlace, Namespace, Network, Op, Report, TunnelOp,
+    Conflict, ErrorKind, Failure, KernelKind, KernelOp, Key, LinkPlace, Namespace, Network, Op, OpError, Report,
+    TunnelOp,
 };
 
 /// The outcome of a round for the network as a whole. Later variants are worse.
@@ -41,7 +42,7 @@ impl Outcome {
         let is_of_named = |op: &Op| changed(op).is_some_and(is_of_named);
         let is_spare = |op: &Op| changed(op).is_some_and(is_spare);
         let failed = report.failures.iter().map(|failure| match failure {
-            Failure::Op { op, .. } if is_of_named(op) => Self::Usable,
+            Failure::Op { op, error, .. } if is_of_named(op) => Self::of_named(op, error),
             // What the kernel lacks is lacking for good: the network is joined anew without it.
             Failure::Op { op, error, .. } if error.kind == ErrorKind::Unsupported => Self::unsupported(op),
             Failure::Op { op, .. } if is_spare(op) => Self::Usable,
@@ -78,6 +79,13 @@ fn is_of_named(LinkPlace { namespace, name }: LinkPlace) -> bool {
 }
 
 impl Outcome {
+    /// The outcome of an operation for a network by name, which stops no other. A kernel without VXLAN may not have been asked for it by the
+    /// default network: the agent moves the packets from the next join on.
+    fn of_named(op: &Op, error: &OpError) -> Self {
+        let lacks = (error.kind == ErrorKind::Unsupported).then(|| Self::unsupported(op));
+        if lacks == Some(Self::NoVxlan) { Self::NoVxlan } else { Self::Usable }
+    }
+
     /// The outcome of an operation that this kernel does not support.
     const fn unsupported(op: &Op) -> Self {
         if let Op::Kernel(_, KernelOp::CreateLink(_, link) | KernelOp::ChangeLink(_, link)) = op {
@@ -101,7 +109,7 @@ mod tests {
     use wire_net::{Mtu, Vni};
     use wire_state::{
         Bridge, Capabilities, DesiredLink, DesiredVxlan, Findings, Framing, LinkPlace, ObservedKind, ObservedLink,
-        OpError, Owner, Tunnel,
+        Owner, Tunnel,
     };
 
     use super::*;
@@ -169,5 +177,17 @@ mod tests {
         assert_eq!(outcome(kernel(KernelOp::DeleteLink(spare)), ErrorKind::Other), Outcome::Usable);
         assert_eq!(outcome(Op::Tunnel(TunnelOp::Delete(spare)), ErrorKind::Other), Outcome::Usable);
         assert_eq!(outcome(create(spare), ErrorKind::Unsupported), Outcome::NoVxlan);
+    }
+
+    #[test]
+    fn a_device_of_a_network_by_name_matters_only_where_the_kernel_has_no_vxlan() {
+        let name = "wv.5000".parse().unwrap();
+        let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(5000).unwrap()));
+        let create = || kernel(KernelOp::CreateLink(name, Box::new(DesiredLink::new(vxlan.clone(), Mtu(1450)))));
+        assert_eq!(refused(create(), ErrorKind::Unsupported), Outcome::NoVxlan);
+        assert_eq!(refused(create(), ErrorKind::Permission), Outcome::Usable);
+        let bridge = KernelKind::Bridge(Bridge::default());
+        let bridge = KernelOp::CreateLink(name, Box::new(DesiredLink::new(bridge, Mtu(1450))));
+        assert_eq!(refused(kernel(bridge), ErrorKind::Unsupported), Outcome::Usable);
     }
 }

@@ -15,6 +15,7 @@ use wire_lease::named::{Kept, MemberRecord, NetworkRecord, Record, Room};
 use wire_net::{AddressKey, BlockKey, HostId, LinkName, MacAddr, NetworkName};
 use wire_state::{DesiredFile, Writing};
 
+use super::part::is_of_agent;
 use crate::{
     attach::{AttachmentId, Endpoint},
     files::WriteError,
@@ -125,6 +126,11 @@ impl Document {
     /// The networks with what this host holds on each.
     pub(crate) fn held(&self) -> impl Iterator<Item = (&NetworkName, &Kept)> {
         self.networks.iter().filter_map(|(name, entry)| Some((name, entry.held.as_ref()?)))
+    }
+
+    /// True if the agent moved the packets of a network when it was last joined.
+    pub(crate) fn is_moved_by_agent(&self) -> bool {
+        self.held().any(|(_, kept)| is_of_agent(kept.member.port))
     }
 
     /// The host that holds what is in it.

@@ -1,13 +1,13 @@
 //! What this host should hold of networks by name, computed without the task.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 use wire_backends::SegmentOuter;
 use wire_lease::{
     Folder,
     named::{NamedAdmission, NamedRecords, Occupied, Record, Records, Stored},
 };
-use wire_net::{HostId, KeyPrefix};
+use wire_net::{HostId, KeyPrefix, NetworkName};
 use wire_store::{LeaseStore, StoreError};
 
 use super::{Document, KnownFiles, part::Part};
@@ -55,8 +55,8 @@ pub(crate) fn expected(
     let mut admission = NamedAdmission::default();
     let admitted = admission.update(records, occupied);
     let mut shares = NamedShares::default();
-    for (name, entry) in document.networks {
-        let mut part = Part::new(host, entry);
+    let entries = document.networks.into_iter();
+    for (name, mut part) in with_ports(entries.map(|(name, entry)| (name, Part::new(host, entry))).collect(), &outer) {
         if let Some(network) = admitted.networks.get(&name).filter(|_| part.entry.is_wanted()) {
             part.admit(network, Instant::now());
         }
@@ -67,4 +67,15 @@ pub(crate) fn expected(
         shares.firewall.extend(filter.map(|share| (name, FilterShare::Named(Arc::new(share)))));
     }
     shares
+}
+
+/// The parts with the UDP ports that the task chooses.
+fn with_ports(mut parts: BTreeMap<NetworkName, Part>, outer: &SegmentOuter) -> BTreeMap<NetworkName, Part> {
+    let names: Vec<NetworkName> = parts.keys().cloned().collect();
+    for name in names {
+        let Some(mut part) = parts.remove(&name) else { continue };
+        part.choose_port(outer, parts.values(), |_| true);
+        parts.insert(name, part);
+    }
+    parts
 }

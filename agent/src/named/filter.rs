@@ -93,7 +93,7 @@ pub(super) fn alone(segment: &Segment) -> SegmentShare {
         pools: segment.pools,
         internal: segment.internal,
         local: segment.outer.local,
-        port: segment.outer.port,
+        port: segment.outer.own_port(),
         blocks: Vec::new(),
         members: OrdMap::new(),
         singles: OrdSet::new(),

@@ -5,9 +5,15 @@ mod held;
 mod lost;
 mod others;
 mod patience;
+mod port;
 mod settled;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::oneshot, time::Instant};
 use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
@@ -18,6 +24,7 @@ use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
 use self::patience::Patience;
+pub(super) use self::port::is_of_agent;
 use super::{
     Leased, NetworkSeen, NetworkState,
     attached::{Attached, Containers},
@@ -45,6 +52,10 @@ pub(super) struct Part {
     pub(super) is_filtered: bool,
     /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
     pub(super) after_filter: Option<(u64, NetworkShare)>,
+    /// The UDP port of its packets, if the agent moves them ([`port`]).
+    port: Option<u16>,
+    /// Ports that somebody else has.
+    taken_ports: BTreeSet<u16>,
     /// True if `computed` does not follow from `hosts` as they are now.
     is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
@@ -125,6 +136,8 @@ impl Part {
             members: Members::default(),
             is_filtered: false,
             after_filter: None,
+            port: None,
+            taken_ports: BTreeSet::new(),
             is_behind: true,
             keep_until: None,
             kernel: Kernel::Nothing,
@@ -261,7 +274,7 @@ impl Part {
     /// The share in the kernel's state, if it is another than before; `None` also before the network was admitted.
     pub(super) fn share(&mut self, outer: SegmentOuter) -> Option<NetworkShare> {
         let kept = self.entry.held.as_ref().filter(|_| self.admitted.is_some())?;
-        let segment = segment(self.own, kept, outer);
+        let segment = segment(self.own, kept, self.outer(outer));
         let is_same = self.computed.as_ref().is_some_and(|(before, _)| *before == segment);
         if is_same && !std::mem::take(&mut self.is_behind) {
             return None;
@@ -319,6 +332,11 @@ impl Part {
         self.telling.reset();
     }
 
+    /// Ends the pause before the share is set anew.
+    pub(super) fn forget_pause(&mut self) {
+        self.tell_at = None;
+    }
+
     /// True if a share that could not be done waits.
     pub(super) fn waits_to_tell(&mut self, now: Instant) -> bool {
         self.tell_at = self.tell_at.filter(|at| *at > now);
@@ -340,7 +358,7 @@ impl Part {
     /// The share in the packet filter while it is not known who else takes part, so that nobody sends to devices of an earlier run.
     pub(super) fn closed(&self, outer: SegmentOuter) -> Option<SegmentShare> {
         let kept = self.entry.held.as_ref()?;
-        Some(filter::alone(&segment(self.own, kept, outer)))
+        Some(filter::alone(&segment(self.own, kept, self.outer(outer))))
     }
 
     /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.
@@ -375,6 +393,8 @@ impl Part {
             own: held.map(|kept| kept.member.own).unwrap_or_default(),
             rooms: held.iter().flat_map(|kept| &kept.rooms).map(|room| room.prefix().to_string()).collect(),
             others: self.hosts.hosts().others.len(),
+            port: held.map(|kept| kept.member.port),
+            is_userspace: self.port.is_some(),
         }
     }
 }

@@ -38,6 +38,7 @@ pub(super) fn outer() -> SegmentOuter {
         local: [192, 0, 2, 1].into(),
         port: 8472,
         mtu: Mtu(1500),
+        agent: None,
     }
 }
 

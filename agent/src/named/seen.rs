@@ -21,6 +21,10 @@ pub(crate) struct NetworkSeen {
     pub(crate) rooms: Vec<String>,
     /// The number of other hosts.
     pub(crate) others: usize,
+    /// The UDP port on which this host listens for it.
+    pub(crate) port: Option<u16>,
+    /// True if the agent moves its packets, since the kernel has no VXLAN or was not to be asked.
+    pub(crate) is_userspace: bool,
 }
 
 /// The progress of this host with a network.
@@ -46,6 +50,16 @@ impl NetworkState {
 }
 
 impl NetworkSeen {
+    /// The things that this host cannot do on it, for people; empty if it can do all.
+    pub(crate) const fn lacks(&self) -> &'static str {
+        match self.is_userspace {
+            true => {
+                "broadcast, multicast, and protocols other than IPv4 and IPv6 (the agent moves the packets, not the kernel's VXLAN)"
+            }
+            false => "",
+        }
+    }
+
     /// True if this is what was wished, or on the way there.
     pub(crate) fn is_wished(&self, wish: Wish) -> bool {
         match wish {

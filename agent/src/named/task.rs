@@ -31,7 +31,7 @@ use super::{
     jobs::{self, Done, Holding},
     known::KnownFiles,
     part::{Kernel, Part, Trouble},
-    undone::not_done,
+    undone::{lacks_port, not_done},
 };
 use crate::{
     attach::Watched,
@@ -301,6 +301,9 @@ impl<P: Ports> NamedTask<P> {
                 part.kernel = Kernel::Nothing;
                 if is_done {
                     part.tell_again(&random, now);
+                }
+                if self.status.look(|seen| lacks_port(seen, &links)) {
+                    part.give_up_port();
                 }
                 let trouble = match part.entry.is_wanted() {
                     true => part.trouble.clone(),

@@ -1,8 +1,11 @@
 //! What a round of the loop of `Network` could not do for networks by name and their containers. Pure.
 
+use nix::errno::Errno;
 use wire_backends::SegmentEndpoint;
 use wire_net::{LinkName, chain};
-use wire_state::{ErrorKind, Failure, KernelOp, LinkPlace, Namespace, Network, Op, OpError, Operation as _, Report};
+use wire_state::{
+    ErrorKind, Failure, KernelOp, LinkPlace, Namespace, Network, Op, OpError, Operation as _, Report, TunnelOp,
+};
 
 use crate::status::Status;
 
@@ -43,6 +46,16 @@ impl<'a> Undone<'a> {
         }
     }
 
+    /// True if a tunnel could not be started on one of these links since somebody else has its UDP port.
+    fn lacks_port(self, links: &[LinkName]) -> bool {
+        let is_in_use = |error: &OpError| error.source.raw_os_error() == Some(Errno::EADDRINUSE as i32);
+        let starts = |op: &&Op| match op {
+            Op::Tunnel(TunnelOp::Create(name, _) | TunnelOp::Change(name, _)) => links.contains(name),
+            Op::Kernel(..) | Op::Tunnel(_) => false,
+        };
+        self.0.failed_ops.iter().filter(starts).any(|op| self.error(op).is_some_and(is_in_use))
+    }
+
     /// True if a port could not be removed.
     pub(super) fn keeps(self, is_port: impl Fn(LinkName) -> bool) -> bool {
         self.0.failed_ops.iter().any(|op| match op {
@@ -69,6 +82,11 @@ pub(crate) fn not_done(seen: &Status, links: &[LinkName]) -> Option<String> {
         Some(undone) => undone.on(links).or_else(|| seen.in_the_way(links)),
         None => Some(last.failures.first().map_or_else(|| "not all was tried".to_owned(), ToString::to_string)),
     }
+}
+
+/// True if the last round could not start a tunnel on one of these links since somebody else has its UDP port.
+pub(super) fn lacks_port(seen: &Status, links: &[LinkName]) -> bool {
+    seen.dataplane.last.as_ref().and_then(|last| Undone::of(last)).is_some_and(|undone| undone.lacks_port(links))
 }
 
 const fn makes_link(op: &Op) -> bool {

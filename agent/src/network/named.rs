@@ -2,17 +2,19 @@
 
 use std::net::IpAddr;
 
-use wire_backends::SegmentOuter;
+use wire_backends::{ForwardSettings, SegmentAgent, SegmentOuter, VxlanBy};
 use wire_lease::{
     BackendConfig, NetworkConfig,
     named::{Occupant, Occupied},
 };
-use wire_net::Prefix;
+use wire_net::{DualStack, Family, Prefix};
+use wire_state::Underlay;
 
 use super::{JoinContext, Network};
 use crate::{
+    exit::Exit,
     host::Host,
-    named::{Ground, Leased},
+    named::{DocumentFile, Ground, Leased},
     ports::Ports,
     session::LeaseSource,
 };
@@ -26,7 +28,7 @@ impl<P: Ports> Network<P> {
         let Some(named) = &self.named else { return };
         // A host whose identity is not as this agent writes it takes part in none.
         let Ok(identity) = host.state.identity.parse() else { return };
-        let Some(outer) = outer_of_named(context) else { return };
+        let Some(outer) = outer_of_named(context, host.moves_itself()) else { return };
         let (store, leased) = match source {
             LeaseSource::Etcd(etcd) => {
                 let state = etcd.hold.as_ref().map(|hold| Leased::of(&hold.state.borrow()));
@@ -47,10 +49,41 @@ impl<P: Ports> Network<P> {
     }
 }
 
+impl<P: Ports> Host<P> {
+    /// True if an earlier run had to move the packets of networks by name itself, and the kernel has no VXLAN still. A run that begins with the
+    /// kernel's would make their devices anew, and tell others of other ports, at each start.
+    ///
+    /// # Errors
+    /// When the document of networks by name exists and cannot be read.
+    pub(crate) fn falls_back_again(&self) -> Result<bool, Exit> {
+        let folder = &self.settings.folders.state_dir;
+        let unread = |source| Exit::StateUnread { folder: folder.clone(), source };
+        let document = DocumentFile::in_folder(folder).peek(self.ports.disk()).map_err(unread)?;
+        let forward = self.settings.forward;
+        Ok(forward.vxlan == VxlanBy::Kernel
+            && document.is_moved_by_agent()
+            && (forward.without_vxlan || self.ports.lacks_vxlan()))
+    }
+}
+
 /// The way of packets of networks by name to other hosts.
-pub(crate) fn outer_of_named(JoinContext { underlay, config, .. }: &JoinContext) -> Option<SegmentOuter> {
-    let local = underlay.addresses.v4.or(underlay.addresses.v6)?;
-    Some(SegmentOuter { parent: underlay.parent(), local, port: port(config), mtu: underlay.mtu })
+/// `agent` has the settings of packets that the agent moves itself ([`Host::moves_itself`]).
+pub(crate) fn outer_of_named(
+    JoinContext { underlay, config, public }: &JoinContext,
+    agent: Option<ForwardSettings>,
+) -> Option<SegmentOuter> {
+    let local = local(underlay, public)?;
+    let port = port(config);
+    let agent = agent.map(|settings| SegmentAgent { port, settings });
+    Some(SegmentOuter { parent: underlay.parent(), local, port, mtu: underlay.mtu, agent })
+}
+
+/// The source of outer packets, as the default network has it: the public address if this host has it (others send there, and accept packets from no
+/// other), else the link's own, which a 1:1 NAT translates.
+fn local(underlay: &Underlay, public: &DualStack<IpAddr>) -> Option<IpAddr> {
+    let family = Family::ALL.into_iter().find(|family| underlay.addresses.get(*family).is_some())?;
+    let has = |public: &IpAddr| underlay.local.iter().any(|local| local.address == *public);
+    public.get(family).copied().filter(has).or(underlay.addresses.get(family).copied())
 }
 
 fn port(config: &NetworkConfig) -> u16 {

@@ -106,6 +106,7 @@ fn member(network: &NamedNetwork, host: HostId, record: &MemberRecord) -> Value 
     json!({
         "host": host.to_string(),
         "public": texts(&record.public),
+        "port": record.port,
         "own": texts(&record.own),
         "addresses": rooms,
     })

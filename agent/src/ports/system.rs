@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -158,6 +158,19 @@ impl Ports for System {
 
     fn claim(&self, claims: &Claims) -> Result<(), Taken> {
         self.presence.claim(claims)
+    }
+
+    fn is_free_port(&self, local: SocketAddr) -> bool {
+        // Without SO_REUSEPORT, so that one of our own is in the way too.
+        !self.presence.is_claimed_port(local.port()) && UdpSocket::bind(local).is_ok()
+    }
+
+    fn claim_ports(&self, ports: &BTreeSet<u16>) {
+        self.presence.claim_ports(ports);
+    }
+
+    fn lacks_vxlan(&self) -> bool {
+        NetlinkDataplane::open(RouteForm::default()).is_ok_and(|mut kernel| kernel.lacks_vxlan())
     }
 
     fn are_other_agents(&self) -> bool {

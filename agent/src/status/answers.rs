@@ -68,6 +68,8 @@ impl Status {
             addresses: seen.rooms.clone(),
             bridge: seen.vni.map(|vni| Segment::bridge(vni).to_string()).unwrap_or_default(),
             others: u32::try_from(seen.others).unwrap_or(u32::MAX),
+            port: seen.port.map_or(0, u32::from),
+            lacks: seen.lacks().to_owned(),
         })
     }
 

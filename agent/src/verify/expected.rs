@@ -105,7 +105,8 @@ fn named(host: &Host<System>, context: &JoinContext, records: Option<NamedRecord
     let folder = &host.settings.folders.state_dir;
     let unread = |source| Exit::StateUnread { folder: folder.clone(), source };
     let document = DocumentFile::in_folder(folder).peek(&RealDisk).map_err(unread)?;
-    let (Ok(identity), Some(outer)) = (host.state.identity.parse(), outer_of_named(context)) else {
+    let (Ok(identity), Some(outer)) = (host.state.identity.parse(), outer_of_named(context, host.moves_itself()))
+    else {
         return Ok(NamedShares::default());
     };
     let files = KnownFiles::in_folder(folder, host.settings.prefix.clone());
@@ -124,7 +125,7 @@ async fn expected(
     let ParsedConfig { config, json, .. } = parsed;
     let context = host.join_context(config)?;
     let mut chosen = host.backend(&context, &listing)?;
-    if encapsulates_by_fallback(&host, &context, &chosen)? {
+    if encapsulates_by_fallback(&host, &context, &chosen)? || host.falls_back_again()? {
         host.no_vxlan = true;
         chosen = host.backend(&context, &listing)?;
     }

@@ -30,8 +30,8 @@ use super::{
     worker::Context,
 };
 
-/// The longest packet a device gives, in bytes.
-const LONGEST: usize = 65_535 + 40;
+/// The longest packet a device gives, in bytes, with an Ethernet header.
+const LONGEST: usize = 65_535 + 40 + 14;
 /// Bytes before a packet: for its vnet header, which the framing then overwrites.
 const ROOM: usize = 32;
 /// Bytes read in one turn: at most four of the largest packets, which fit into a CPU's own cache.
@@ -78,12 +78,12 @@ impl Egress {
         self.queue.clear();
         let (mut used, mut reads, mut more) = (0, 0, true);
         while used + ROOM + LONGEST <= ARENA && self.queue.len() < MOST {
-            let packet = used + ROOM;
-            match context.tun.read(&mut self.arena[packet - vnet::LEN..packet + LONGEST]) {
+            let frame = used + ROOM;
+            match context.tun.read(&mut self.arena[frame - vnet::LEN..frame + LONGEST]) {
                 Ok(len) => {
                     reads += 1;
-                    let end = packet + len.saturating_sub(vnet::LEN);
-                    self.packet(context, table, packet, end);
+                    let end = frame + len.saturating_sub(vnet::LEN);
+                    self.frame(context, table, frame..end);
                     used = end.next_multiple_of(64);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -100,18 +100,27 @@ impl Egress {
     }
 
     #[inline]
-    fn packet(&mut self, context: &Context<'_>, table: &Table, begin: usize, end: usize) {
-        if let Err(reason) = self.try_packet(context, table, begin, end) {
+    fn frame(&mut self, context: &Context<'_>, table: &Table, frame: Range<usize>) {
+        if let Err(reason) = self.try_frame(context, table, frame) {
             context.counters.dropped(reason);
         }
     }
 
     #[inline]
-    fn try_packet(&mut self, context: &Context<'_>, table: &Table, begin: usize, end: usize) -> Result<(), DropReason> {
-        let vnet = self.arena[begin - vnet::LEN..begin].first_chunk().and_then(VnetHeader::parse);
-        let packet = &mut self.arena[begin..end];
+    fn try_frame(&mut self, context: &Context<'_>, table: &Table, frame: Range<usize>) -> Result<(), DropReason> {
+        let framing = context.shared.tunnel.framing;
+        let link_header = framing.link_header();
+        let Range { start, end } = frame;
+        let begin = start + link_header;
+        let vnet = self.arena[start - vnet::LEN..start].first_chunk().and_then(VnetHeader::parse);
+        let frame = self.arena[start..end].split_at_mut_checked(link_header);
+        let (link, packet) = frame.ok_or(DropReason::Malformed)?;
+        framing.leaves(link)?;
         let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
-        let vnet = vnet.ok_or(DropReason::Malformed)?;
+        if !framing.announces_own(link, header.family) {
+            return Err(DropReason::NotIp);
+        }
+        let vnet = vnet.ok_or(DropReason::Malformed)?.behind(link_header);
         let destination = header.destination(packet);
         if icmp::is_many(destination) {
             return Err(DropReason::Multicast);
@@ -125,7 +134,7 @@ impl Egress {
         if largest > mtu && header.dont_fragment(packet) {
             return Err(self.refuse(context, &header, begin..end, Notice::TooBig(mtu as u32), peer.device));
         }
-        if !header.lower_ttl(packet) {
+        if link_header == 0 && !header.lower_ttl(packet) {
             return Err(self.refuse(context, &header, begin..end, Notice::TimeExceeded, peer.device));
         }
         if cut.is_none() {
@@ -168,6 +177,8 @@ impl Egress {
         let framing = context.shared.tunnel.framing;
         let mut lead = [0; VXLAN_LEAD];
         let lead = &mut lead[..framing.lead()];
+        // With the Ethernet header, if the device has written one.
+        lead.copy_from_slice(&self.arena[range.start - framing.lead()..range.start]);
         framing.write(header.family, peer.mac, lead);
         let join = context.shared.gso.load(Ordering::Relaxed);
         let packet = &self.arena[range.clone()];
@@ -196,7 +207,9 @@ impl Egress {
             Notice::Unreachable => &mut self.limiters[1],
             Notice::TooBig(_) => &mut self.limiters[2],
         };
-        if limiter.allow(Instant::now()) {
+        // A bridge says nothing of frames that it drops.
+        let is_routed = context.shared.tunnel.framing.link_header() == 0;
+        if is_routed && limiter.allow(Instant::now()) {
             let mut text = [0; icmp::LONGEST];
             if let Some(len) = notice.write(header, packet, source, &mut text) {
                 let vnet = VnetHeader::PLAIN.to_bytes();

@@ -21,7 +21,7 @@ use super::{
     counters::Counters,
     forwarder::{Handle, Kept},
     table::Table,
-    tun::Tun,
+    tun::{Layer, Tun},
     udp::{Role, Udp},
     worker::{Gate, Shared, Worker},
 };
@@ -77,7 +77,7 @@ impl Endpoints {
             let names = (format!("{name}.tun{number}"), format!("{name}.udp{number}"));
             let tun = match kept.take_tun(&names.0, name, tunnel.capabilities) {
                 Some(kept) => Ok(kept),
-                None => Tun::open(name, tunnel.capabilities),
+                None => Tun::open(name, Layer::of(tunnel.framing), tunnel.capabilities),
             };
             let tun = tun.map_err(|error| EngineError::Tun(name, error))?;
             let socket = match kept.take_udp(&names.1, tunnel.local) {
@@ -142,7 +142,7 @@ impl Engine {
         let tunnel = &self.shared.tunnel;
         let senders = match tunnel.framing {
             Framing::Raw => 0,
-            Framing::Vxlan { .. } => SENDERS,
+            Framing::Vxlan { .. } | Framing::Ethernet { .. } => SENDERS,
         };
         let any_port = SocketAddr::new(tunnel.local.ip(), 0);
         let senders: io::Result<Vec<Udp>> = (0..senders).map(|_| Udp::open(any_port, Role::Sender)).collect();

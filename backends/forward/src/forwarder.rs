@@ -120,6 +120,11 @@ impl Kept {
         self.0.retain(|name, _| !name.starts_with(&of_link));
     }
 
+    fn retain(&mut self, is_kept: impl Fn(LinkName) -> bool) {
+        let link = |name: &str| name.rsplit_once('.').and_then(|(link, _)| link.parse().ok());
+        self.0.retain(|name, _| link(name).is_some_and(&is_kept));
+    }
+
     fn add<'a>(&mut self, handles: impl IntoIterator<Item = &'a Handle>) {
         let copies = handles.into_iter().filter_map(|handle| Some((handle.name.clone(), handle.fd.try_clone().ok()?)));
         self.0.extend(copies);
@@ -209,8 +214,9 @@ impl Forwarder {
 
     /// Closes the descriptors of an earlier run that were not used: packets in a queue that nobody reads are lost, and
     /// a port that nobody reads cannot be used by the kernel.
-    pub fn release(&mut self) {
-        self.kept = Kept::default();
+    /// Those of devices that are `awaited` stay until they are used or stopped: they are made later.
+    pub fn release(&mut self, awaited: impl Fn(LinkName) -> bool) {
+        self.kept.retain(awaited);
     }
 
     /// Sets forwarding entries, or removes them (`None`). All changes take effect at once.

@@ -18,10 +18,11 @@ use super::{
 
 const MTU: usize = 1450;
 
-/// Feeds a datagram from the underlay, with either framing: parsed, and made ready for the device.
+/// Feeds a datagram from the underlay, with each framing: parsed, and made ready for the device.
 pub fn incoming(datagram: &[u8]) {
     let vxlan = Framing::Vxlan { vni: Vni::new(1).expect("24 bits"), mac: MacAddr::new([2, 0, 0, 0, 0, 1]) };
-    for framing in [Framing::Raw, vxlan] {
+    let ethernet = Framing::Ethernet { vni: Vni::new(1).expect("24 bits") };
+    for framing in [Framing::Raw, vxlan, ethernet] {
         let Ok(lead) = framing.strip(datagram) else { continue };
         let packet = &datagram[lead..];
         let Some(header) = Header::parse(packet) else { continue };

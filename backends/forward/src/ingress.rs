@@ -205,7 +205,10 @@ fn admit(
         return Err(DropReason::Multicast);
     }
     if tunnel.source_check && table.find(source).is_none_or(|peer| peer.to.ip() != from) {
-        context.shared.note_rejected_sender(from, source);
+        // Neighbour discovery between two hosts of a bridge has such sources, and is no sign of a wrong public address.
+        if !matches!(source, IpAddr::V6(source) if source.is_unicast_link_local()) {
+            context.shared.note_rejected_sender(from, source);
+        }
         return Err(if table.has_sender(from) { DropReason::SourceSubnet } else { DropReason::SourceAddress });
     }
     // A packet for another host would go straight out again.
@@ -217,16 +220,20 @@ fn admit(
 
 /// Writes one packet, or several that are joined, to the device.
 fn write(context: &Context<'_>, arena: &mut [u8], coalescer: &Coalescer, packet: &Joined) -> io::Result<()> {
-    let vnet = packet.seal(arena).to_bytes();
-    let first = &arena[packet.first().clone()];
+    // The Ethernet header of the first packet stands for all.
+    let link_header = context.shared.tunnel.framing.link_header();
+    let vnet = packet.seal(arena).before(link_header).to_bytes();
+    let Range { start, end } = packet.first().clone();
+    let first = &arena[start - link_header..end];
     let count = packet.count();
     let written = if count == 1 {
         context.tun.write(&[IoSlice::new(&vnet), IoSlice::new(first)])
     } else {
         context.counters.add(Count::Coalesced, 1);
-        context
-            .counters
-            .add(Count::CoalescedUdp, u64::from(Header::parse(first).is_some_and(|header| header.protocol == UDP)));
+        context.counters.add(
+            Count::CoalescedUdp,
+            u64::from(Header::parse(&arena[start..end]).is_some_and(|header| header.protocol == UDP)),
+        );
         let mut slices = [IoSlice::new(&[]); MOST + 1];
         slices[0] = IoSlice::new(&vnet);
         slices[1] = IoSlice::new(first);

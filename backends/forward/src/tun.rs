@@ -13,7 +13,7 @@ use std::{
 use nix::libc;
 use wire_net::LinkName;
 
-use wire_state::Capabilities;
+use wire_state::{Capabilities, Framing};
 
 use super::vnet;
 
@@ -34,6 +34,31 @@ const USO: u64 = 0x20 | 0x40;
 /// The file through which TUN devices are created.
 const CONTROL: &str = "/dev/net/tun";
 
+/// What a device gives and takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// IP packets (a TUN device).
+    Ip,
+    /// Ethernet frames (a TAP device).
+    Ethernet,
+}
+
+impl Layer {
+    pub(crate) const fn of(framing: Framing) -> Self {
+        match framing {
+            Framing::Raw | Framing::Vxlan { .. } => Self::Ip,
+            Framing::Ethernet { .. } => Self::Ethernet,
+        }
+    }
+
+    const fn flag(self) -> libc::c_int {
+        match self {
+            Self::Ip => libc::IFF_TUN,
+            Self::Ethernet => libc::IFF_TAP,
+        }
+    }
+}
+
 /// One queue: reads packets that the kernel sends through the device, and gives it packets.
 #[derive(Debug)]
 pub(crate) struct Tun {
@@ -48,10 +73,10 @@ impl Tun {
     ///
     /// # Errors
     /// Without `/dev/net/tun`, without `CAP_NET_ADMIN`, and if somebody else has a device of that name.
-    pub(crate) fn open(name: LinkName, wanted: Capabilities) -> io::Result<Self> {
+    pub(crate) fn open(name: LinkName, layer: Layer, wanted: Capabilities) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(CONTROL)?;
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+        let flags = layer.flag() | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
         let mut request = Request { name: [0; libc::IFNAMSIZ], flags: flags as libc::c_short, rest: [0; 22] };
         request.name[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
         // SAFETY: TUNSETIFF reads and writes a struct ifreq, which `Request` is laid out as and as large as.

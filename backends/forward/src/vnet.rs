@@ -73,6 +73,26 @@ impl VnetHeader {
         })
     }
 
+    /// The header of a packet behind so many bytes of a frame, of which this is the header.
+    #[inline]
+    pub(crate) const fn behind(self, link_header: usize) -> Self {
+        let less = link_header as u16;
+        let (header_len, checksum_start) =
+            (self.header_len.saturating_sub(less), self.checksum_start.saturating_sub(less));
+        Self { header_len, checksum_start, ..self }
+    }
+
+    /// The header of a frame with so many bytes before a packet, of which this is the header.
+    #[inline]
+    pub(crate) const fn before(self, link_header: usize) -> Self {
+        let more = link_header as u16;
+        let is_plain = matches!(self.gso, Gso::None);
+        let header_len = if is_plain { self.header_len } else { self.header_len.saturating_add(more) };
+        let checksum_start =
+            if self.needs_checksum { self.checksum_start.saturating_add(more) } else { self.checksum_start };
+        Self { header_len, checksum_start, ..self }
+    }
+
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; LEN] {
         let gso = match self.gso {
@@ -89,5 +109,29 @@ impl VnetHeader {
             *field = number.to_ne_bytes();
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_of_a_frame_differs_from_that_of_its_packet_by_its_offsets() {
+        let large = VnetHeader {
+            gso: Gso::Tcp4,
+            needs_checksum: true,
+            header_len: 40,
+            gso_size: 1400,
+            checksum_start: 20,
+            checksum_offset: 16,
+            ..VnetHeader::PLAIN
+        };
+        let frame = large.before(14);
+        assert_eq!((frame.header_len, frame.checksum_start, frame.checksum_offset), (54, 34, 16));
+        assert_eq!(frame.behind(14), large);
+        assert_eq!((VnetHeader::PLAIN.before(14), large.before(0)), (VnetHeader::PLAIN, large));
+        // A frame that says nonsense has no packet that fits.
+        assert_eq!(VnetHeader { checksum_start: 3, ..large }.behind(14).checksum_start, 0);
     }
 }

@@ -145,11 +145,11 @@ const fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether a TUN device has the settings of ours: persistent, with a vnet header and no packet information, with several queues.
+/// Whether a TUN or TAP device has the settings of ours: persistent, with a vnet header and no packet information, with several queues.
 /// Those of flannel and of VPNs do not have them.
 fn is_made_as_ours(bytes: &[u8]) -> bool {
     let has = |kind, wanted| attributes(bytes).any(|(number, value)| number == kind && value == [wanted]);
-    has(ifla_tun::TYPE, ifla_tun::IFF_TUN)
+    (has(ifla_tun::TYPE, ifla_tun::IFF_TUN) || has(ifla_tun::TYPE, ifla_tun::IFF_TAP))
         && has(ifla_tun::PI, 0)
         && has(ifla_tun::VNET_HDR, 1)
         && has(ifla_tun::PERSIST, 1)

@@ -113,6 +113,15 @@ pub(crate) fn create_link(batch: &mut Batch, name: LinkName, link: &DesiredLink<
     complete(batch, name, link);
 }
 
+/// Asks for a VXLAN device with an identifier that none can have: a kernel with VXLAN refuses it before anything is made (`vxlan_validate` of
+/// drivers/net/vxlan), any other one does not know the kind.
+pub(crate) fn impossible_vxlan(batch: &mut Batch) {
+    let data = InfoData::Vxlan(vec![InfoVxlan::Id(u32::MAX)]);
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(data)]));
+    batch.push(NEWLINK, CREATE, &message);
+}
+
 /// The MTU with which a link is made. A bridge gets it later: only then the kernel does not change it with its ports
 /// (`BROPT_MTU_SET_BY_USER` of net/bridge).
 fn mtu_of_new(link: &DesiredLink<KernelKind>) -> Option<LinkAttribute> {

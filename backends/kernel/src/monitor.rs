@@ -374,11 +374,12 @@ impl<'a> View<'a> {
         }
     }
 
-    /// True if an entry of a bridge differs. Those are cached that are static and lead to our VXLAN devices; one may have been moved to any
+    /// True if an entry of a bridge differs. Those are cached that are static and lead to our VXLAN or TAP devices; one may have been moved to any
     /// other port.
     fn bridge_fdb_differs(&self, new: bool, BridgeEntry { key, port, is_static }: &BridgeEntry) -> bool {
         let there = self.cached.bridge_fdb.get(key);
-        let port = self.devices.get(port).filter(|port| *is_static && self.is_vxlan(**port));
+        let leads = |port: &LinkName| self.cached.links.get(port).is_some_and(|link| link.kind.leads_to_hosts());
+        let port = self.devices.get(port).filter(|port| *is_static && leads(port));
         if new { there != port } else { there.is_some() && there == port }
     }
 

@@ -239,26 +239,34 @@ fn read_addresses(
     Ok(())
 }
 
-/// Reads the FDB of the VXLAN devices among these links. That of other kinds holds only the kernel's own entries, for multicast groups. Entries of a
-/// bridge that lead to a device come along.
+/// Reads the FDB of the VXLAN and TAP devices among these links. That of other kinds holds only the kernel's own entries, for multicast groups.
+/// Entries of a bridge that lead to a device come along.
 fn read_fdb(
     netlink: &mut Netlink,
     links: &[&ObservedLink],
     devices: &Names,
     state: &mut ObservedNet,
 ) -> Result<(), DataplaneError> {
-    let is_vxlan = |link: &&&ObservedLink| matches!(link.kind, ObservedKind::Vxlan(_));
-    let indexes: Vec<u32> = links.iter().filter(is_vxlan).map(|link| link.index).collect();
-    if indexes.len() <= AT_ONCE {
-        for index in indexes {
-            read_neighbours(netlink, None, index, devices)?.into_iter().for_each(|entry| insert(state, entry));
-        }
-        return Ok(());
+    let ports: Vec<&&ObservedLink> = links.iter().filter(|link| link.kind.leads_to_hosts()).collect();
+    let indexes: Vec<u32> = ports.iter().map(|link| link.index).collect();
+    let indexes = if indexes.len() > AT_ONCE { vec![EACH] } else { indexes };
+    // By name, whether the device has an FDB of its own. The entries of a TAP device itself (`self`) are the kernel's.
+    let has_own =
+        |link: &&&ObservedLink| Some((*devices.get(&link.index)?, matches!(link.kind, ObservedKind::Vxlan(_))));
+    let has_own: BTreeMap<LinkName, bool> = ports.iter().filter_map(has_own).collect();
+    let is_read = |entry: &NeighbourEntry| has_own.get(&entry.device()).is_some_and(|own| *own || is_of_bridge(entry));
+    for index in indexes {
+        let found = read_neighbours(netlink, None, index, devices)?.into_iter();
+        found.filter(is_read).for_each(|entry| insert(state, entry));
     }
-    let names: BTreeSet<LinkName> = indexes.iter().filter_map(|index| devices.get(index)).copied().collect();
-    let all = read_neighbours(netlink, None, EACH, devices)?.into_iter();
-    all.filter(|entry| names.contains(&entry.device())).for_each(|entry| insert(state, entry));
     Ok(())
+}
+
+const fn is_of_bridge(entry: &NeighbourEntry) -> bool {
+    match entry {
+        NeighbourEntry::BridgeFdb(..) => true,
+        NeighbourEntry::Neighbour(..) | NeighbourEntry::Fdb(..) | NeighbourEntry::Flood(_) => false,
+    }
 }
 
 /// Reads the neighbours of one device or of all, or without a family its FDB.

@@ -103,6 +103,8 @@ pub(crate) mod ifla_tun {
     pub(crate) const MULTI_QUEUE: u16 = 7;
     /// `IFF_TUN` of linux/if_tun.h, a value of [`TYPE`].
     pub(crate) const IFF_TUN: u8 = 1;
+    /// `IFF_TAP` of the same.
+    pub(crate) const IFF_TAP: u8 = 2;
 }
 
 /// Attributes and flags of an address message, `IFA_*` of linux/if_addr.h.

@@ -93,6 +93,16 @@ impl NetlinkDataplane {
         Self { netlink, namespaces, settings, form, links, nexthops, listeners, plain_routes: 0 }
     }
 
+    /// True if the kernel cannot make VXLAN devices. Makes none.
+    pub fn lacks_vxlan(&mut self) -> bool {
+        let mut batch = Batch::default();
+        encode::impossible_vxlan(&mut batch);
+        self.netlink
+            .send(&mut batch)
+            .into_iter()
+            .any(|attempt| attempt.is_err_and(|error| error.kind == ErrorKind::Unsupported))
+    }
+
     /// A reader for another thread, which knows what this one has learned from its reads.
     #[must_use]
     pub fn reader(&self) -> StateReader {
@@ -163,14 +173,18 @@ impl NetlinkDataplane {
         attempts
     }
 
-    /// Sets up a TUN device, which was made by opening it.
+    /// Sets up a TUN or TAP device, which was made by opening it.
     pub fn set_up_tun(&mut self, name: LinkName, link: &DesiredLink<Tunnel>) -> Attempt {
         if !self.links.contains_key(&name) {
             self.learn_link(name);
         }
         let mut batch = Batch::default();
         let (index, own) = (self.index(name)?, Some(encode::tun_queue()));
-        encode::change_link(&mut batch, LinkChange { index, link, master: None, own });
+        let master = link.master.map(|master| self.index_of_any(master)).transpose()?;
+        encode::change_link(&mut batch, LinkChange { index, link, master, own });
+        if let (Some(flags), Some(_)) = (link.port, master) {
+            encode::set_port(&mut batch, name, flags);
+        }
         self.netlink.send(&mut batch).into_iter().collect()
     }
 

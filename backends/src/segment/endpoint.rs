@@ -105,6 +105,7 @@ mod tests {
             local: [192, 0, 2, 1].into(),
             port: 8472,
             mtu: Mtu(1500),
+            agent: None,
         };
         let pools =
             DualStack { v4: Some("10.128.0.0/20".parse().unwrap()), v6: Some("fd57:0:0:1::/64".parse().unwrap()) };

@@ -3,8 +3,10 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::OrdMap;
-use wire_net::{Family, MacAddr, every_other_first};
-use wire_state::{BridgeFdbKey, DesiredNet, FdbKey, FdbTarget, FloodEntry, FloodPath, NeighbourKey};
+use wire_net::{Family, MacAddr, Prefix, every_other_first};
+use wire_state::{
+    BridgeFdbKey, DesiredNet, FdbKey, FdbTarget, FloodEntry, FloodPath, Forward, ForwardKey, NeighbourKey,
+};
 
 use super::{
     Segment, SegmentHost, SegmentHosts,
@@ -102,6 +104,7 @@ impl NetFromSegment {
         let bridge = Segment::bridge(self.segment.vni);
         self.claims.insert((mac, address), to);
         self.lead(mac);
+        self.forward(address, Some(to));
         self.net.neighbours.insert(NeighbourKey { link: bridge, address }, mac);
     }
 
@@ -109,6 +112,7 @@ impl NetFromSegment {
         let bridge = Segment::bridge(self.segment.vni);
         self.claims.remove(&(mac, address));
         self.lead(mac);
+        self.forward(address, None);
         self.net.neighbours.remove(&NeighbourKey { link: bridge, address });
     }
 
@@ -119,7 +123,9 @@ impl NetFromSegment {
         let least = (mac, IpAddr::from([0; 4]));
         let first = self.claims.range(least..).next().filter(|((claimed, _), _)| *claimed == mac);
         if let Some((_, to)) = first {
-            self.net.fdb.insert(fdb, *to);
+            if self.segment.outer.agent.is_none() {
+                self.net.fdb.insert(fdb, *to);
+            }
             self.net.bridge_fdb.insert(behind, overlay);
         } else {
             self.net.fdb.remove(&fdb);
@@ -127,11 +133,24 @@ impl NetFromSegment {
         }
     }
 
+    /// Sets where the agent sends packets for an address, and from where it takes packets with it, if it moves them.
+    fn forward(&mut self, address: IpAddr, to: Option<FdbTarget>) {
+        if self.segment.outer.agent.is_none() {
+            return;
+        }
+        let link = Segment::overlay(self.segment.vni);
+        let key = ForwardKey { link, destination: Prefix::host(address) };
+        match to {
+            Some(FdbTarget { to, port }) => drop(self.net.forwarding.insert(key, Forward { to, port, mac: None })),
+            None => drop(self.net.forwarding.remove(&key)),
+        }
+    }
+
     /// The flood entry of another host, if frames for all are sent to it.
     fn flood(&self, host: &SegmentHost) -> Option<FloodEntry> {
         let FdbTarget { to, port } = self.segment.target(host)?;
         let by = FloodPath { port, ..FloodPath::default() };
-        self.segment.broadcast.then(|| FloodEntry { link: Segment::overlay(self.segment.vni), mac: ALL, to, by })
+        self.segment.floods().then(|| FloodEntry { link: Segment::overlay(self.segment.vni), mac: ALL, to, by })
     }
 
     fn flood_more(&mut self, entry: FloodEntry) {
@@ -153,7 +172,7 @@ impl Segment {
     /// Where a host is in the underlay of the network; `None` if it has no address of that family.
     fn target(&self, host: &SegmentHost) -> Option<FdbTarget> {
         let (to, port) = host.vtep(Family::of(self.outer.local))?;
-        Some(FdbTarget { to, port: (port != self.outer.port).then_some(port) })
+        Some(FdbTarget { to, port: (port != self.outer.own_port()).then_some(port) })
     }
 
     /// True if an endpoint of another host may have the address: it is of the network, and neither the gateway's, nor this host's, nor one

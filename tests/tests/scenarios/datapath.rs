@@ -52,6 +52,14 @@ impl Datapath {
         }
     }
 
+    /// The UDP port of the first network by name that a host takes part in.
+    pub(crate) fn port_of_first_network(self) -> u16 {
+        match self {
+            Self::KernelVxlan | Self::UserspaceUdp => 8472,
+            Self::UserspaceVxlan => 61_000,
+        }
+    }
+
     /// Its device of a family.
     pub(crate) fn device(self, family: Family) -> &'static str {
         match (self, family) {

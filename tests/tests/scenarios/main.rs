@@ -62,6 +62,7 @@ mod named;
 mod named_handover;
 mod named_isolation;
 mod named_store;
+mod named_userspace;
 mod network_command;
 mod networks;
 mod offline;

@@ -9,7 +9,10 @@ use std::{
 use serde_json::Value;
 use wire_tests::{Etcd, Family, Lab, LabError, Monitor, Result, Stored, check, eventually, lab};
 
-use crate::cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster};
+use crate::{
+    cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster, cluster_of},
+    datapath::Datapath,
+};
 
 /// Carries out `wire-agent network …` with the flags of the agent, and gives what it printed.
 pub(crate) fn network(node: &Node, words: &str) -> Result<String> {
@@ -39,7 +42,7 @@ pub(crate) fn expose_on(node: &Node, name: &str) -> Result<Vec<IpAddr>> {
 }
 
 /// The parts of a host that a network by name may change, but for the MAC of its VXLAN device, which is at random.
-fn picture(node: &Node) -> Result<String> {
+pub(crate) fn picture(node: &Node) -> Result<String> {
     let state = node.agent.state_dir();
     node.host.namespace().sh(&format!(
         "ip -o link | cut -d: -f2 | sort; ip -o addr | tr -s ' ' | cut -d' ' -f2-4 | sort
@@ -82,8 +85,13 @@ pub(crate) fn all_reach(nodes: &[&Node], own: &[Vec<IpAddr>]) -> Result {
 }
 
 /// One network over three hosts, and nothing of it afterwards.
-fn over_three_hosts(lab: &Lab, config: &str, flags: &str, families: &[Family]) -> Result {
-    let (etcd, nodes) = cluster::<3>(lab, config)?;
+pub(crate) fn over_three_hosts(
+    lab: &Lab,
+    (config, flags): (&str, &str),
+    families: &[Family],
+    datapaths: [Datapath; 3],
+) -> Result {
+    let (etcd, nodes) = cluster_of(lab, config, datapaths, &[])?;
     let all = nodes.each_ref();
     let before = all.iter().map(|node| picture(node)).collect::<Result<Vec<_>>>()?;
     network(all[0], &format!("create app{flags}"))?;
@@ -116,17 +124,17 @@ fn over_three_hosts(lab: &Lab, config: &str, flags: &str, families: &[Family]) -
 
 #[test]
 fn a_network_over_three_hosts_in_ipv4_leaves_nothing_behind() -> Result {
-    over_three_hosts(&lab!(), V4, "", &[Family::V4])
+    over_three_hosts(&lab!(), (V4, ""), &[Family::V4], [Datapath::KernelVxlan; 3])
 }
 
 #[test]
 fn a_network_over_three_hosts_in_ipv6_leaves_nothing_behind() -> Result {
-    over_three_hosts(&lab!(), V6, " --no-ipv4 --ipv6", &[Family::V6])
+    over_three_hosts(&lab!(), (V6, " --no-ipv4 --ipv6"), &[Family::V6], [Datapath::KernelVxlan; 3])
 }
 
 #[test]
 fn a_network_over_three_hosts_in_both_families_leaves_nothing_behind() -> Result {
-    over_three_hosts(&lab!(), DUAL, " --ipv6", &Family::ALL)
+    over_three_hosts(&lab!(), (DUAL, " --ipv6"), &Family::ALL, [Datapath::KernelVxlan; 3])
 }
 
 /// Two hosts with a network of both families, and their addresses on it.

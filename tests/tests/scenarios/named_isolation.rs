@@ -9,7 +9,8 @@ use std::{
 use wire_tests::{Family, Host, Lab, LabError, Namespace, Result, check, eventually, lab};
 
 use crate::{
-    cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster},
+    cluster::{DUAL, Node, PROMPT, START, V4, V6, cluster, cluster_of},
+    datapath::Datapath,
     named::{all_reach, asked, expose_on, network, silent},
     senders::echoes,
 };
@@ -69,23 +70,29 @@ const fn all_and_flag(address: IpAddr) -> (u8, &'static str) {
 }
 
 /// Sends echo requests into a network as a member would, by a VXLAN device of its own, and does not wait for answers.
-fn forge(stranger: &Host, outer: Family, vni: u64, source: IpAddr, (victim, to): (&Host, IpAddr)) -> Result {
+fn forge(stranger: &Host, outer: Family, vni: u64, source: IpAddr, (victim, to): (&Node, IpAddr)) -> Result {
     let ((all, flag), mac) = (all_and_flag(source), mac_of(to));
     stranger.namespace().sh(&format!(
-        "ip link add vx type vxlan id {vni} dev eth0 local {} dstport 8472 nolearning; ip link set vx address {} up
+        "ip link add vx type vxlan id {vni} dev eth0 local {} dstport {} nolearning; ip link set vx address {} up
          ip address add {source}/{all} dev vx {flag}; ip route add {to}/{all} dev vx src {source}
          ip neighbour add {to} lladdr {mac} dev vx; bridge fdb append {mac} dev vx dst {} self permanent
          ping -c 3 -i 0.2 -W 1 {to} > /dev/null || true; ip link delete vx",
         stranger.on_underlay(outer),
+        victim.datapath.port_of_first_network(),
         mac_of(source),
-        victim.on_underlay(outer),
+        victim.host.on_underlay(outer),
     ))?;
     Ok(())
 }
 
 /// One network of a cluster with this config, made with these flags: what others send to it.
-fn nothing_forged_is_taken(lab: &Lab, config: &str, flags: &str, outer: Family) -> Result {
-    let (_etcd, [one, mut two, three, outsider]) = cluster::<4>(lab, config)?;
+pub(crate) fn nothing_forged_is_taken(
+    lab: &Lab,
+    (config, flags): (&str, &str),
+    outer: Family,
+    datapaths: [Datapath; 4],
+) -> Result {
+    let (_etcd, [one, mut two, three, outsider]) = cluster_of(lab, config, datapaths, &[])?;
     network(&one, &format!("create app{flags}"))?;
     let own = [&one, &two, &three].map(|node| expose_on(node, "app")).into_iter().collect::<Result<Vec<_>>>()?;
     all_reach(&[&one, &two, &three], &own)?;
@@ -102,7 +109,7 @@ fn nothing_forged_is_taken(lab: &Lab, config: &str, flags: &str, outer: Family) 
         for host in [&stranger, &outsider.host] {
             for source in sources {
                 let so_far = dropped(&one, "strangers")?;
-                forge(host, outer, vni, source, (&one.host, to))?;
+                forge(host, outer, vni, source, (&one, to))?;
                 check(taken()? == 1, || format!("{} was let in with {source}", host.name()))?;
                 is_counted(&one, "strangers", so_far + 3)?;
             }
@@ -128,6 +135,9 @@ fn nothing_forged_is_taken(lab: &Lab, config: &str, flags: &str, outer: Family) 
             check(echoes(&one.host, family)? == before, || format!("a member was let in with {source}"))?;
             is_counted(&one, "forged", so_far + 3)?;
         }
+    }
+    for (number, to) in own[0].iter().copied().enumerate() {
+        let before = echoes(&one.host, Family::of(to))?;
         // With the MAC of another member, and with its address or one of its own. How much leaves then is the kernel's: it forgets neighbours with the
         // old MAC.
         let mac = mac_of(own[2][number]);
@@ -138,7 +148,9 @@ fn nothing_forged_is_taken(lab: &Lab, config: &str, flags: &str, outer: Family) 
                  ip address add {source}/{all} dev lo {flag}; ping -c 3 -i 0.2 -W 1 -I {source} {to} > /dev/null || true
                  ip address del {source}/{all} dev lo; ip link set {bridge} address $old"
             ))?;
-            check(echoes(&one.host, family)? == before, || format!("a member was let in as {source} with {mac}"))?;
+            check(echoes(&one.host, Family::of(to))? == before, || {
+                format!("a member was let in as {source} with {mac}")
+            })?;
         }
     }
     all_reach(&[&one, &three], &[own[0].clone(), own[2].clone()])?;
@@ -147,12 +159,12 @@ fn nothing_forged_is_taken(lab: &Lab, config: &str, flags: &str, outer: Family) 
 
 #[test]
 fn what_strangers_and_members_forge_to_a_network_is_dropped_and_counted_in_both_families() -> Result {
-    nothing_forged_is_taken(&lab!(), DUAL, " --ipv6", Family::V4)
+    nothing_forged_is_taken(&lab!(), (DUAL, " --ipv6"), Family::V4, [Datapath::KernelVxlan; 4])
 }
 
 #[test]
 fn what_strangers_and_members_forge_to_a_network_over_ipv6_is_dropped_and_counted() -> Result {
-    nothing_forged_is_taken(&lab!(), V6, " --no-ipv4 --ipv6", Family::V6)
+    nothing_forged_is_taken(&lab!(), (V6, " --no-ipv4 --ipv6"), Family::V6, [Datapath::KernelVxlan; 4])
 }
 
 /// A namespace with a veth that somebody has put on the bridge of a network, with an address behind the host's own ones.
@@ -199,8 +211,11 @@ impl Guest {
 
 #[test]
 fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere() -> Result {
-    let lab = lab!();
-    let (_etcd, nodes) = cluster::<2>(&lab, DUAL)?;
+    networks_are_apart(&lab!(), [Datapath::KernelVxlan; 2])
+}
+
+pub(crate) fn networks_are_apart(lab: &Lab, datapaths: [Datapath; 2]) -> Result {
+    let (_etcd, nodes) = cluster_of(lab, DUAL, datapaths, &[])?;
     let [one, two] = &nodes;
     let outside = lab.host("outside")?;
     let before = one.host.namespace().sh("nft list tables | sort; iptables-save | grep -c WIRE-SEGMENTS || true")?;
@@ -247,7 +262,6 @@ fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere(
         }
     }
     is_counted(one, "crossing", 1)?;
-
     // What somebody deletes is back within a second.
     for damage in
         ["nft delete table bridge wire-agent", "nft flush chain inet wire-agent segments-through", "nft flush ruleset"]
@@ -263,7 +277,6 @@ fn networks_are_apart_lead_to_the_outside_as_the_host_and_internal_ones_nowhere(
     }
     silent(&[one, two])?;
     check(!front.reaches(back.addresses[0]), || "after the repair".to_owned())?;
-
     // And nothing of it is left.
     one.host.namespace().sh("for program in iptables ip6tables; do $program -P FORWARD ACCEPT; done")?;
     for name in names {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use wire_backends::{NetFromSegment, Segment, SegmentHost, SegmentHosts, SegmentOuter};
+use wire_backends::{ForwardSettings, NetFromSegment, Segment, SegmentAgent, SegmentHost, SegmentHosts, SegmentOuter};
 use wire_firewall::{ContainerPort, HostFacts, SegmentFilter};
 use wire_net::{DualStack, Family, LinkName, MacAddr, Mtu, NetworkName, Prefix, Vni};
 use wire_state::{
@@ -71,6 +71,7 @@ fn segment(network: u16, host: u8, broadcast: bool) -> Segment {
             local: public(host),
             port: 8472,
             mtu: Mtu(1500),
+            agent: None,
         },
     }
 }
@@ -85,9 +86,13 @@ struct Host {
 impl Host {
     /// Host 1 or 2, with a container in each of these networks.
     fn new(host: u8, networks: &[u16], broadcast: bool) -> Self {
+        Self::of(host, networks, |network| segment(network, host, broadcast))
+    }
+
+    fn of(host: u8, networks: &[u16], segment: impl Fn(u16) -> Segment) -> Self {
         let (mut net, mut shares) = (ObservedNet::default(), BTreeMap::new());
         for network in networks.iter().copied() {
-            let (segment, hosts) = (segment(network, host, broadcast), hosts(network, host));
+            let (segment, hosts) = (segment(network), hosts(network, host));
             let computed = NetFromSegment::new(&segment, &hosts);
             let (held, at_port) = (samples::held(computed.net()), container_port(network, host));
             let overlay = &held.links[&Segment::overlay(segment.vni)];
@@ -98,6 +103,7 @@ impl Host {
             net.addresses.extend(held.addresses);
             net.neighbours.extend(held.neighbours);
             net.fdb.extend(held.fdb);
+            net.forwarding.extend(held.forwarding);
             net.bridge_fdb.extend(held.bridge_fdb);
             net.flooding.extend(held.flooding);
             let share = share(&segment, &computed, (&mut Members::default(), &hosts), &[at_port]);
@@ -192,6 +198,22 @@ fn the_way_from_a_container_to_one_on_another_host_reads_as_sentences() {
         "2: delivered to 10.100.0.69 behind wp00138802",
     ];
     assert_eq!(way(&two(true, |_| ()), from, to), expected);
+}
+
+#[test]
+fn the_way_of_packets_that_agents_move_leads_by_the_entries_of_their_tunnels() {
+    let by_agent = |network, host| {
+        let segment = segment(network, host, true);
+        let agent = Some(SegmentAgent { port: 8472, settings: ForwardSettings::default() });
+        Segment { outer: SegmentOuter { agent, ..segment.outer }, ..segment }
+    };
+    let mut hosts = [1, 2].map(|host| Host::of(host, &NETWORKS, |network| by_agent(network, host)));
+    let [from, to] = [1, 2].map(|host| container(5000, host, Family::V4));
+    let mut expected = way(&two(true, |_| ()), from, to);
+    expected[4] = "1: tunnel wv.5000 has 10.100.0.69/32 to 192.0.2.2".to_owned();
+    assert_eq!(way(&hosts, from, to), expected);
+    hosts[1].net.forwarding.clear();
+    assert!(end(&hosts, from, to).ends_with("10.100.0.37 is not in a subnet of host 192.0.2.1"));
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl<P: Ports> NamedTask<P> {
             Some((store, Leased::With(lease))) => {
                 debug!(network = %name, attachment = %id, ?need, "addresses are needed");
                 part.is_busy = true;
-                let (name, joining): (NetworkName, Joining) = (name.clone(), joining(ground, lease));
+                let (name, joining): (NetworkName, Joining) = (name.clone(), joining(ground, part, lease));
                 match need {
                     Need::More => {
                         let otherwise = Done::Held(name.clone(), Err(late()));

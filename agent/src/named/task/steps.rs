@@ -1,6 +1,6 @@
 //! What the task does when it looks.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -55,6 +55,8 @@ impl<P: Ports> NamedTask<P> {
         for name in self.due.take(self.parts.iter(), begun) {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             part.again = part.again.filter(|again| *again > Instant::now());
+            let is_free = |port| self.ports.is_free_port(SocketAddr::new(ground.outer.local, port));
+            part.choose_port(&ground.outer, self.parts.values(), is_free);
             if part.entry.is_wanted() {
                 let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
                 if self.hold(&name, &mut part, &ground, lack) {
@@ -70,6 +72,7 @@ impl<P: Ports> NamedTask<P> {
             }
             self.parts.insert(name, part);
         }
+        self.ports.claim_ports(&self.parts.values().filter_map(Part::port_of_agent).collect());
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
@@ -99,6 +102,10 @@ impl<P: Ports> NamedTask<P> {
             others.for_each(|name| self.firewall.forget(name));
             (self.known, self.known_at) = (Some(known), Some(Instant::now() + LISTED));
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
+        }
+        if before.as_ref().is_some_and(|before| before.outer != ground.outer) {
+            // What could not be done on the other way says nothing about this one.
+            self.parts.values_mut().for_each(Part::forget_pause);
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
         let is_same =
@@ -209,7 +216,7 @@ impl<P: Ports> NamedTask<P> {
             Some((store, Leased::With(lease))) => {
                 debug!(network = %name, "joining");
                 part.is_busy = true;
-                let joining = joining(ground, lease);
+                let joining = joining(ground, part, lease);
                 let otherwise = Done::Held(name.clone(), Err(late()));
                 self.begin(otherwise, jobs::hold(store, name.clone(), part.entry.held.clone(), joining));
             }
@@ -365,16 +372,16 @@ impl<P: Ports> NamedTask<P> {
 fn lack<S>(name: &NetworkName, part: &Part, ground: &Ground<S>, records: &NamedRecords) -> Option<Lack> {
     let kept = part.entry.held.as_ref()?;
     match ground.leased {
-        Leased::With(lease) => Lack::of(name, kept, &joining(ground, lease), records),
+        Leased::With(lease) => Lack::of(name, kept, &joining(ground, part, lease), records),
         // What has gone is seen also without a lease to write it with.
         Leased::Not => {
             let member = MemberKey { network: name.clone(), host: ground.host };
             let lease = records.members.get(&member).and_then(|stored| stored.origin.lease);
-            Lack::of(name, kept, &joining(ground, lease), records).filter(|lack| *lack != Lack::Stale)
+            Lack::of(name, kept, &joining(ground, part, lease), records).filter(|lack| *lack != Lack::Stale)
         }
     }
 }
 
-pub(super) fn joining<S>(ground: &Ground<S>, lease: Option<wire_store::LeaseId>) -> Joining {
-    Joining { host: ground.host, public: ground.public, port: ground.outer.port, lease }
+pub(super) fn joining<S>(ground: &Ground<S>, part: &Part, lease: Option<wire_store::LeaseId>) -> Joining {
+    Joining { host: ground.host, public: ground.public, port: part.outer(ground.outer).own_port(), lease }
 }

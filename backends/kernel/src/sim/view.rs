@@ -27,7 +27,9 @@ pub(super) fn within(net: &ObservedNet, facts: &BTreeMap<LinkName, LinkFacts>, s
     found.addresses = net.addresses.iter().filter(|address| is_ours(&address.link)).copied().collect();
     found.fdb = net.fdb.iter().filter(|(key, _)| is_ours_vxlan(&key.link)).map(|(key, to)| (*key, *to)).collect();
     found.flooding = net.flooding.iter().filter(|entry| is_ours_vxlan(&entry.link)).copied().collect();
-    let behind = net.bridge_fdb.iter().filter(|(key, port)| is_ours(&key.bridge) && is_ours_vxlan(port));
+    let leads_to_hosts = |name: &LinkName| net.links.get(name).is_some_and(|link| link.kind.leads_to_hosts());
+    let is_port = |name: &LinkName| is_ours(name) && leads_to_hosts(name);
+    let behind = net.bridge_fdb.iter().filter(|(key, port)| is_ours(&key.bridge) && is_port(port));
     found.bridge_fdb = behind.map(|(key, port)| (*key, *port)).collect();
     found.neighbours =
         net.neighbours.iter().filter(|(key, _)| is_ours(&key.link)).map(|(key, mac)| (*key, *mac)).collect();

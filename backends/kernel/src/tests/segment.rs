@@ -67,6 +67,7 @@ impl Member {
                 local: [192, 0, 2, self.number].into(),
                 port: 8472,
                 mtu: Mtu(1500),
+                agent: None,
             },
         }
     }

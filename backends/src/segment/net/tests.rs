@@ -8,7 +8,7 @@ use wire_state::{
 };
 
 use super::*;
-use crate::SegmentOuter;
+use crate::{ForwardSettings, SegmentAgent, SegmentOuter};
 
 fn segment() -> Segment {
     Segment {
@@ -24,6 +24,7 @@ fn segment() -> Segment {
             local: [192, 0, 2, 1].into(),
             port: 8472,
             mtu: Mtu(1500),
+            agent: None,
         },
     }
 }
@@ -81,6 +82,40 @@ fn a_network_with_one_other_host_has_its_devices_its_addresses_and_the_entries_o
     set neighbour fd57:5000::a80:40 dev wb.5000 lladdr 02:57:0a:80:00:40
     set neighbour fd57:5000::a80:41 dev wb.5000 lladdr 02:57:0a:80:00:41
     ");
+}
+
+#[test]
+fn where_the_agent_moves_packets_it_has_an_entry_for_each_address_and_the_bridge_is_the_same() {
+    let agent = Some(SegmentAgent { port: 61_000, settings: ForwardSettings::default() });
+    let moved = Segment { outer: SegmentOuter { agent, ..segment().outer }, ..segment() };
+    let blocks = ["10.128.0.64/31", "fd57:5000::a80:40/127"];
+    let others = [("b", host(2, &blocks)), ("c", SegmentHost { port: 61_000, ..host(3, &["10.128.0.96/31"]) })];
+    let (kernel, agent) = (net(&segment(), &others), net(&moved, &others));
+    let entries = agent.forwarding.iter().map(|(key, to)| (key.destination.to_string(), (to.to, to.port))).collect();
+    let (two, three) = ((IpAddr::from([192, 0, 2, 2]), Some(8472)), (IpAddr::from([192, 0, 2, 3]), None));
+    let expected: BTreeMap<String, (IpAddr, Option<u16>)> = [
+        ("10.128.0.64/32".to_owned(), two),
+        ("10.128.0.65/32".to_owned(), two),
+        ("10.128.0.96/32".to_owned(), three),
+        ("10.128.0.97/32".to_owned(), three),
+        ("fd57:5000::a80:40/128".to_owned(), two),
+        ("fd57:5000::a80:41/128".to_owned(), two),
+    ]
+    .into();
+    assert_eq!(BTreeMap::<String, (IpAddr, Option<u16>)>::clone(&entries), expected);
+    assert!(agent.fdb.is_empty() && agent.flooding.is_empty());
+    assert_eq!((&agent.neighbours, &agent.bridge_fdb), (&kernel.neighbours, &kernel.bridge_fdb));
+    assert_eq!((&agent.addresses, &agent.settings), (&kernel.addresses, &kernel.settings));
+    let bridge = Segment::bridge(moved.vni);
+    assert_eq!(agent.links[&bridge], kernel.links[&bridge]);
+    let device = agent.links[&Segment::overlay(moved.vni)].to_string();
+    let flags = "learning off flood off mcast_flood off bcast_flood off neigh_suppress on group_fwd_mask on";
+    let expected = format!("tun ethernet vni 5000 local 192.0.2.1:61000 mtu 1450 up master wb.5000 {flags}");
+    assert_eq!(device, expected);
+    let mut changed = NetFromSegment::new(&moved, &hosts(&others));
+    changed.update(&moved, &hosts(&others[1..]));
+    assert_eq!(changed.net().forwarding.len(), 2);
+    assert!(changed.check());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use wire_net::LinkName;
 
-use super::{DesiredLink, KernelKind, Key, LinkPlace, Namespace, Veth};
+use super::{DesiredLink, KernelKind, Key, LinkPlace, Namespace, TunnelOp, Veth};
 use crate::{KernelOp, Op};
 
 /// The link that an operation makes or changes, and the one that goes with it, if it is a bridge or a port of one, or one of both is in a container.
@@ -10,6 +10,10 @@ pub(super) fn apart(op: &Op) -> Option<Vec<LinkPlace>> {
     let (namespace, name, link) = match op {
         Op::Kernel(namespace, KernelOp::CreateLink(name, link) | KernelOp::ChangeLink(name, link)) => {
             (*namespace, *name, link)
+        }
+        // A TAP device in the place of a VXLAN device. Other tunnels have no bridge.
+        Op::Tunnel(TunnelOp::Create(name, link) | TunnelOp::Change(name, link)) => {
+            return link.master.map(|_| vec![LinkPlace::in_host(*name)]);
         }
         Op::Kernel(..) | Op::Tunnel(_) => return None,
     };

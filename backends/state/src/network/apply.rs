@@ -58,11 +58,17 @@ impl PerNamespace<ObservedNet> {
             self.delete_link(LinkPlace::in_host(*name));
             return;
         }
+        let master = match op {
+            TunnelOp::Create(_, link) | TunnelOp::Change(_, link) => link.master,
+            TunnelOp::Delete(_) | TunnelOp::PutForward(..) | TunnelOp::DeleteForward(_) => None,
+        };
+        let master = master.and_then(|name| self.id(LinkPlace::in_host(name)));
         let Some(net) = self.get_mut(Namespace::Host) else { return };
         match op {
             TunnelOp::Create(name, link) => {
                 let kind = ObservedKind::Tun(Some(link.kind.clone()));
-                net.insert_link(*name, ObservedLink::made(kind, link.mac, link.mtu));
+                let port = master.map(|_| link.port.unwrap_or(PortFlags::NEW_PORT));
+                net.insert_link(*name, ObservedLink { master, port, ..ObservedLink::made(kind, link.mac, link.mtu) });
             }
             TunnelOp::Change(name, link) => {
                 if let Some(there) = net.links.get_mut(name) {
@@ -72,7 +78,7 @@ impl PerNamespace<ObservedNet> {
                     }
                     there.kind = kind;
                 }
-                net.change_link(*name, link, None);
+                net.change_link(*name, link, master);
             }
             TunnelOp::PutForward(key, forward) => {
                 net.forwarding.insert(*key, *forward);

@@ -320,6 +320,17 @@ impl ObservedLink {
 }
 
 impl ObservedKind {
+    /// True if entries of a bridge may lead to it for the endpoints of other hosts.
+    #[must_use]
+    pub const fn leads_to_hosts(&self) -> bool {
+        match self {
+            Self::Vxlan(_) | Self::Tun(_) => true,
+            Self::Bridge(_) | Self::Veth(_) | Self::Vlan(_) | Self::Macvlan(_) | Self::Ipip(_) | Self::Other(_) => {
+                false
+            }
+        }
+    }
+
     /// The kernel's name for the kind (`IFLA_INFO_KIND`); empty for hardware.
     #[must_use]
     pub fn name(&self) -> &str {

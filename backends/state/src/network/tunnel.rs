@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use wire_net::{MacAddr, Prefix, Vni};
 
-/// A tunnel whose packets the agent moves between a TUN device and a UDP socket.
+/// A tunnel whose packets the agent moves between a TUN device, or a TAP device, and a UDP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     /// The headers before each inner packet.
@@ -33,10 +33,18 @@ pub enum Framing {
         /// The inner Ethernet address of this host.
         mac: MacAddr,
     },
+    /// A VXLAN header before the Ethernet frames of a TAP device, which is a port of a bridge.
+    Ethernet {
+        /// The VXLAN network identifier.
+        vni: Vni,
+    },
 }
 
 /// The length of a VXLAN header and an Ethernet header without a VLAN tag, in bytes.
-pub const VXLAN_LEAD: usize = 8 + 14;
+pub const VXLAN_LEAD: usize = 8 + ETHERNET;
+
+/// The length of an Ethernet header without a VLAN tag, in bytes.
+const ETHERNET: usize = 14;
 
 impl Framing {
     /// The VNI in each packet; `None` for packets without one.
@@ -44,7 +52,7 @@ impl Framing {
     pub const fn vni(self) -> Option<Vni> {
         match self {
             Self::Raw => None,
-            Self::Vxlan { vni, .. } => Some(vni),
+            Self::Vxlan { vni, .. } | Self::Ethernet { vni } => Some(vni),
         }
     }
 
@@ -53,7 +61,16 @@ impl Framing {
     pub const fn lead(self) -> usize {
         match self {
             Self::Raw => 0,
-            Self::Vxlan { .. } => VXLAN_LEAD,
+            Self::Vxlan { .. } | Self::Ethernet { .. } => VXLAN_LEAD,
+        }
+    }
+
+    /// The number of bytes that the device has before each packet: an Ethernet header, or none.
+    #[must_use]
+    pub const fn link_header(self) -> usize {
+        match self {
+            Self::Raw | Self::Vxlan { .. } => 0,
+            Self::Ethernet { .. } => ETHERNET,
         }
     }
 }
@@ -131,6 +148,7 @@ impl fmt::Display for Tunnel {
         match self.framing {
             Framing::Raw => write!(f, "raw local {}", self.local)?,
             Framing::Vxlan { vni, mac } => write!(f, "vxlan vni {vni} local {} lladdr {mac}", self.local)?,
+            Framing::Ethernet { vni } => write!(f, "ethernet vni {vni} local {}", self.local)?,
         }
         f.write_str(if self.source_check { "" } else { " unchecked" })
     }

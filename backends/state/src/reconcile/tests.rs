@@ -4,8 +4,8 @@ use wire_net::{LinkName, Mtu, Vni};
 
 use super::*;
 use crate::{
-    Attempt, Bridge, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, KernelKind, KernelOp, LinkPlace, Namespace,
-    Network, NextHop, ObservedNet, Op, PerNamespace, Scope, Veth, Via,
+    Attempt, Bridge, Capabilities, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Framing, KernelKind, KernelOp,
+    LinkPlace, Namespace, Network, NextHop, ObservedNet, Op, PerNamespace, Scope, Tunnel, TunnelOp, Veth, Via,
     network::plan::tests::{any_state, any_want, assert_reached},
     samples::{change_each, device, held, mac, state},
     sim::Sim,
@@ -146,6 +146,13 @@ struct Refusing {
     refused: Option<LinkName>,
 }
 
+const fn made(op: &Op) -> Option<LinkName> {
+    match op {
+        Op::Kernel(_, KernelOp::CreateLink(name, _)) | Op::Tunnel(TunnelOp::Create(name, _)) => Some(*name),
+        Op::Kernel(..) | Op::Tunnel(_) => None,
+    }
+}
+
 impl Driver for Refusing {
     type Resource = Network;
 
@@ -154,9 +161,7 @@ impl Driver for Refusing {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Attempt> {
-        let is_refused =
-            |op: &Op| matches!(op, Op::Kernel(_, KernelOp::CreateLink(name, _)) if Some(*name) == self.refused);
-        let refused: Vec<bool> = ops.iter().map(is_refused).collect();
+        let refused: Vec<bool> = ops.iter().map(|op| made(op).is_some_and(|made| Some(made) == self.refused)).collect();
         let each = ops.iter().zip(refused).map(|(op, is_refused)| match is_refused {
             true => Err(OpError::of(Errno::EEXIST)),
             false => self.sim.apply(std::slice::from_ref(op)).remove(0),
@@ -193,15 +198,30 @@ fn a_container_that_cannot_have_its_link_stops_no_other_container_and_no_network
     assert!(sim.state().get(bad_guest).is_some_and(|net| net.addresses.len() == 1));
 }
 
-/// A network on a bridge: the bridge and a VXLAN device that is its port.
-fn bridged(vni: u32) -> DesiredNet {
+fn by_kernel(vni: u32) -> DesiredKind {
+    DesiredKind::Kernel(KernelKind::Vxlan(DesiredVxlan::new(Vni::new(vni).unwrap())))
+}
+
+fn by_agent(vni: u32) -> DesiredKind {
+    let port = u16::try_from(56_000 + vni).unwrap();
+    DesiredKind::Tunnel(Tunnel {
+        framing: Framing::Ethernet { vni: Vni::new(vni).unwrap() },
+        local: ([192, 0, 2, 1], port).into(),
+        own: None,
+        source_check: true,
+        queues: 1,
+        capabilities: Capabilities::ALL,
+    })
+}
+
+/// A network on a bridge: the bridge and a device that is its port and leads to other hosts.
+fn bridged(vni: u32, by: fn(u32) -> DesiredKind) -> DesiredNet {
     let [bridge, overlay]: [LinkName; 2] = [format!("wb.{vni}"), format!("wv.{vni}")].map(|name| name.parse().unwrap());
-    let link = |kind| DesiredLink::new(DesiredKind::Kernel(kind), Mtu(1450));
+    let link = |kind| DesiredLink::new(kind, Mtu(1450));
     let mut net = DesiredNet::default();
     let options = Bridge { snooping: false, spanning_tree: false };
-    net.links.insert(bridge, link(KernelKind::Bridge(options)));
-    let vxlan = KernelKind::Vxlan(DesiredVxlan::new(Vni::new(vni).unwrap()));
-    net.links.insert(overlay, DesiredLink { master: Some(bridge), ..link(vxlan) });
+    net.links.insert(bridge, link(DesiredKind::Kernel(KernelKind::Bridge(options))));
+    net.links.insert(overlay, DesiredLink { master: Some(bridge), ..link(by(vni)) });
     let last = u8::try_from(vni % 100).unwrap();
     net.addresses.insert(crate::Address { link: bridge, address: [10, 128, last, 1].into(), len: 24 });
     net
@@ -209,13 +229,15 @@ fn bridged(vni: u32) -> DesiredNet {
 
 #[test]
 fn a_network_whose_bridge_or_device_cannot_be_made_stops_no_other() {
-    for refused in ["wb.5001", "wv.5001"] {
+    let cases: [(&str, fn(u32) -> DesiredKind); 4] =
+        [("wb.5001", by_kernel), ("wv.5001", by_kernel), ("wb.5001", by_agent), ("wv.5001", by_agent)];
+    for (refused, by) in cases {
         let sim = Sim::of_host(held(&state(&[])));
         let driver = Refusing { sim: sim.clone(), refused: refused.parse().ok() };
         let mut reconciler = Reconciler::new(driver, PerNamespace::default());
         let mut want = state(&[(2, 20, 102)]);
         for vni in [5001, 5002] {
-            let net = bridged(vni);
+            let net = bridged(vni, by);
             want.links.extend(net.links);
             want.addresses.extend(net.addresses);
         }

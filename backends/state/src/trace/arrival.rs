@@ -35,11 +35,11 @@ impl<'a> Walk<'a> {
             }
         }
         self.hops.push(Hop::Decapsulated(device.name, inner.packet.clone()));
-        if let Some((bridge, VxlanHeader { source, destination, .. })) = bridge.zip(inner.header) {
-            return self.at_port(Frame { packet: &inner.packet, source, destination, let_in }, device.name, bridge);
-        }
         if let Some(checks) = device.checks {
             self.check_inner(outer, &inner.packet, device, checks)?;
+        }
+        if let Some((bridge, VxlanHeader { source, destination, .. })) = bridge.zip(inner.header) {
+            return self.at_port(Frame { packet: &inner.packet, source, destination, let_in }, device.name, bridge);
         }
         self.arrive(&inner.packet, device.name, let_in)
     }

@@ -135,9 +135,14 @@ impl<'a> Walk<'a> {
                 let header = VxlanHeader { vni: vxlan.vni, source: frame.source, destination: frame.destination };
                 self.encapsulate(frame.packet, to, vxlan, header)
             }
+            Some(ObservedKind::Tun(Some(tunnel))) => {
+                let (source, destination) = (frame.source, frame.destination);
+                let header = |_| Some(VxlanHeader { vni: tunnel.framing.vni()?, source, destination });
+                self.through_tunnel(frame.packet, (to, tunnel), header)
+            }
+            Some(ObservedKind::Tun(None)) => Err(Gap::TunnelElsewhere(to).into()),
             Some(
-                ObservedKind::Tun(_)
-                | ObservedKind::Bridge(_)
+                ObservedKind::Bridge(_)
                 | ObservedKind::Veth(_)
                 | ObservedKind::Vlan(_)
                 | ObservedKind::Macvlan(_)

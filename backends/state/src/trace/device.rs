@@ -61,7 +61,7 @@ impl<'a> OverlayDevice<'a> {
             ObservedKind::Vxlan(vxlan) => (vxlan.local, Some(vxlan.port), Some(vxlan.vni), link.mac, None),
             ObservedKind::Tun(Some(tunnel)) => {
                 let mac = match tunnel.framing {
-                    Framing::Raw => None,
+                    Framing::Raw | Framing::Ethernet { .. } => None,
                     Framing::Vxlan { mac, .. } => Some(mac),
                 };
                 let checks = Checks { own: tunnel.own, sources: tunnel.source_check };

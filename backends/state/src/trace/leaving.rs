@@ -122,15 +122,27 @@ impl<'a> Walk<'a> {
     }
 
     fn by_tunnel(&mut self, packet: &Packet, link: LinkName, tunnel: &Tunnel) -> Step<Outcome> {
+        match tunnel.framing {
+            Framing::Raw => self.through_tunnel(packet, (link, tunnel), |_| None),
+            Framing::Vxlan { vni, mac: own } => self.through_tunnel(packet, (link, tunnel), |mac| {
+                Some(VxlanHeader { vni, source: Some(own), destination: mac.unwrap_or(ANY) })
+            }),
+            // No route leads into a port of a bridge.
+            Framing::Ethernet { .. } => Err(Gap::Kind(link, "tap".to_owned()).into()),
+        }
+    }
+
+    /// Sends a packet to the host that the table of a tunnel has for it. `header` is told the MAC in that entry.
+    pub(super) fn through_tunnel(
+        &mut self,
+        packet: &Packet,
+        (link, tunnel): (LinkName, &Tunnel),
+        header: impl FnOnce(Option<MacAddr>) -> Option<VxlanHeader>,
+    ) -> Step<Outcome> {
         let found = self.forward(link, packet.destination);
         let (key, forward) = found.ok_or(Reason::NoForward(link, packet.destination))?;
         self.hops.push(Hop::Forward(key, forward));
-        let header = match tunnel.framing {
-            Framing::Raw => None,
-            Framing::Vxlan { vni, mac } => {
-                Some(VxlanHeader { vni, source: Some(mac), destination: forward.mac.unwrap_or(ANY) })
-            }
-        };
+        let header = header(forward.mac);
         let inner = Encapsulated { header, packet: packet.clone() };
         let (from, port) = (Some(tunnel.local.ip()), forward.port.or_else(|| Some(tunnel.local.port())));
         self.send_outer(inner, OuterPath { link, from, to: forward.to, port })

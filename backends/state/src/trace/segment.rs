@@ -43,10 +43,10 @@ impl<'a> HostState<'a> {
         self.segment_bridge(self.link(port)?.master.as_ref()?.name)
     }
 
-    /// The VXLAN device on a bridge.
+    /// The VXLAN device on a bridge, or the TAP device in its place.
     pub(super) fn overlay_on(&self, bridge: LinkName) -> Option<(LinkName, &'a ObservedLink)> {
         let is_on = |link: &ObservedLink| link.master.as_ref().is_some_and(|master| master.name == bridge);
-        self.links().find(|(_, link)| matches!(link.kind, ObservedKind::Vxlan(_)) && is_on(link))
+        self.links().find(|(name, link)| is_overlay(*name) && is_on(link))
     }
 
     /// The network of a bridge in the family of an address, by the addresses of the bridge.

@@ -17,7 +17,7 @@ fn segment(families: &[Family]) -> Segment {
         mtu: None,
         own: DualStack { v4: Some([10, 128, 0, 32].into()), v6: None },
         mac: mac(5),
-        outer: SegmentOuter { parent, local: [192, 0, 2, 1].into(), port: 8472, mtu: Mtu(1500) },
+        outer: SegmentOuter { parent, local: [192, 0, 2, 1].into(), port: 8472, mtu: Mtu(1500), agent: None },
     }
 }
 

@@ -261,6 +261,7 @@ fn header(framing: Framing) -> String {
     match framing {
         Framing::Raw => "no header".to_owned(),
         Framing::Vxlan { vni, mac } => format!("a header with VNI {vni} and MAC {mac}"),
+        Framing::Ethernet { vni } => format!("a header with VNI {vni} before its frames"),
     }
 }
 
