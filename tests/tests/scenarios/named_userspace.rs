@@ -1,6 +1,9 @@
 //! Networks by name on hosts whose kernel has no VXLAN: the agent moves the frames of their bridges, and hosts with VXLAN see no difference.
 
-use std::{net::IpAddr, thread};
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    thread,
+};
 
 use wire_tests::{
     AgentSpec, Etcd, Exchange, Family, Lab, LabError, Namespace, Result, TrafficServer, check, eventually, lab,
@@ -8,7 +11,7 @@ use wire_tests::{
 
 use crate::{
     attach_site::{Site, attach, ctl, json, silent},
-    cluster::{DUAL, Node, START, V4, V6, cluster_of},
+    cluster::{DUAL, Node, START, V4, V6, cluster_of, put_peers, settle},
     datapath::Datapath,
     host_gw::HOST_GW,
     named::{over_three_hosts, picture},
@@ -273,14 +276,69 @@ fn a_kernel_without_vxlan_is_on_networks_by_name_whatever_the_default_networks_b
     etcd.put_config(HOST_GW)?;
     let spec = || AgentSpec::new(etcd.agent_flags()).flag("--forward-without=vxlan");
     let site = |host| Site::new(Node::with(host, spec())?, false);
-    let sites = lab.hosts::<2>()?.into_iter().map(site).collect::<Result<Vec<_>>>()?;
+    let mut sites = lab.hosts::<2>()?.into_iter().map(site).collect::<Result<Vec<_>>>()?;
     ctl(&sites[0].node, "network create app --ipv6")?;
     let all = sites.iter().map(|site| Attached::on(site, "app")).collect::<Result<Vec<_>>>()?;
     all_meet(&sites, &all)?;
     silent(&sites)?;
     for site in &sites {
-        check(site.node.agent.log().contains("this kernel cannot make VXLAN devices"), || site.node.agent.log())?;
+        let said = site.node.agent.log();
+        check(said.matches("this kernel cannot make VXLAN devices").count() == 1, || said.clone())?;
         check(site.node.agent.status()?.phase == "ready", || site.node.agent.log())?;
     }
+    restarts_as_it_was(&mut sites[0])?;
+    all_meet(&sites, &all)?;
+    silent(&sites)
+}
+
+/// A start begins with what was: the device stays, the port is the same, and no other way is tried. `verify` knows it without the agent, and misses its tunnel alone.
+fn restarts_as_it_was(site: &mut Site) -> Result {
+    let port = |site: &Site| Ok::<_, LabError>(json(&site.node, "network inspect app")?["here"]["port"].clone());
+    let device = |site: &Site| site.node.host.namespace().sh("ip -o link show type tun | cut -d: -f1,2");
+    let before = (port(site)?, device(site)?);
+    check(!before.1.is_empty(), || "no TAP device".to_owned())?;
+    site.node.agent.terminate()?;
+    let verified = site.node.agent.run_with_its_flags("verify")?;
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    let is_of_tunnel = |line: &str| line.contains("has no tunnel of this agent") || line.contains("forwarding entry");
+    check(!said.is_empty() && said.lines().all(is_of_tunnel), || format!("{verified:?}"))?;
+    site.node.agent.restart()?;
+    site.node.agent.wait_ready(START)?;
+    let is_as_before = || {
+        let is_joined = json(&site.node, "network inspect app")?["here"]["state"] == "joined";
+        let after = (port(site)?, device(site)?);
+        check(is_joined && after == before, || format!("{after:?} and not {before:?}\n{}", site.node.agent.log()))
+    };
+    eventually(START, is_as_before).map(drop)
+}
+
+/// A socket of somebody else, at all addresses.
+fn foreign_socket(site: &Site, port: u16) -> Result<UdpSocket> {
+    let bound = site.node.host.namespace().inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    bound.map_err(|error| LabError::Wrong(format!("port {port}: {error}")))
+}
+
+/// New ports are looked at before; one that was had in an earlier run is given up. The default network goes on in any case.
+#[test]
+fn a_port_that_a_program_has_is_left_to_it() -> Result {
+    let lab = lab!();
+    let (etcd, mut sites) = sites(&lab, V4, [UserspaceVxlan, KernelVxlan])?;
+    let first = foreign_socket(&sites[0], 61_000)?;
+    ctl(&sites[0].node, "network create app")?;
+    let all = sites.iter().map(|site| Attached::on(site, "app")).collect::<Result<Vec<_>>>()?;
+    all_meet(&sites, &all)?;
+    let port = |site: &Site| Ok::<_, LabError>(json(&site.node, "network inspect app")?["here"]["port"].clone());
+    check(port(&sites[0])? == 61_001, || logs(&sites))?;
+    sites[0].node.agent.terminate()?;
+    let second = foreign_socket(&sites[0], 61_001)?;
+    sites[0].node.agent.restart()?;
+    sites[0].node.agent.wait_ready(START)?;
+    eventually(START, || check(port(&sites[0])? == 61_002, || logs(&sites)))?;
+    all_meet(&sites, &all)?;
+    put_peers(&etcd, 1, &[Family::V4])?;
+    let nodes: Vec<&Node> = sites.iter().map(|site| &site.node).collect();
+    settle(&etcd, &nodes, &[Family::V4])?;
+    silent(&sites)?;
+    drop((first, second));
     Ok(())
 }
