@@ -59,7 +59,7 @@ fn blocks(share: &SegmentShare, member: &SegmentMember) -> impl Iterator<Item = 
     let singles = member.addresses.iter().filter(|(address, _)| !is_reserved(share, *address));
     let singles = singles.map(|(address, mac)| Block { mac: *mac, addresses: Prefix::host(*address) });
     let mut all: Vec<Block> = of_blocks.chain(singles).collect();
-    let further: Vec<Block> = all.iter().filter_map(|block| block.link_local()).collect();
+    let further: Vec<Block> = all.iter().filter_map(Block::link_local).collect();
     all.extend(further);
     // Both families of an endpoint have one MAC, and so one link-local address.
     all.sort_by_key(|block| (block.addresses, block.mac));
@@ -92,8 +92,8 @@ fn is_reserved(share: &SegmentShare, address: IpAddr) -> bool {
 /// The addresses that nobody has: that of the network, the gateway's, and in IPv4 the last one (RFC 919, RFC 4291 §2.6.1).
 fn reserved(share: &SegmentShare, family: Family) -> [Option<IpAddr>; 3] {
     let pool = share.pools.get(family).copied();
-    let last = pool.filter(|_| family == Family::V4).map(|pool| pool.last());
-    [pool.map(|pool| pool.network()), pool.map(|pool| pool.gateway()), last]
+    let last = pool.filter(|_| family == Family::V4).map(Prefix::last);
+    [pool.map(Prefix::network), pool.map(Prefix::gateway), last]
 }
 
 /// The number of bits that differ between the addresses of a block.

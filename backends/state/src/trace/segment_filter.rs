@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use wire_net::{Family, LinkName};
+use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{
     bridge::Frame,
@@ -165,7 +165,7 @@ impl Outer<'_> {
         is_in(table, CONTAINERS, self.link)
     }
 
-    /// True if the inner source may come from the outer one. The MAC is not known here.
+    /// True if the inner source and MAC may come from the outer source. A MAC that is not known counts as right.
     fn is_behind(&self, table: &ObservedTable, family: Family) -> bool {
         let outer = Family::of(self.packet.source);
         let is_it = |kind| matches!(kind, SetKind::Behind(of, inner, _) if (of, inner) == (outer, family));
@@ -175,9 +175,17 @@ impl Outer<'_> {
 
     fn is_in(&self, element: &Element) -> bool {
         let (public, vni) = (self.packet.source, self.header.vni);
-        matches!(element, Element::Behind(host, of, _, block)
-            if (*host, *of) == (public, vni) && block.contains(self.inner.source))
+        let has_mac = |first, block| self.header.source.is_none_or(|mac| is_of_block(mac, first, block));
+        matches!(element, Element::Behind(host, of, first, block)
+            if (*host, *of) == (public, vni) && block.contains(self.inner.source) && has_mac(*first, *block))
     }
+}
+
+/// True if a MAC has the leading bits of a block's first one: as many are free as in its addresses.
+fn is_of_block(mac: MacAddr, first: MacAddr, block: Prefix) -> bool {
+    let free = u32::from(block.family().bits() - block.len());
+    let number = |mac: MacAddr| mac.octets().into_iter().fold(0_u64, |all, byte| all << 8 | u64::from(byte));
+    (number(mac) ^ number(first)).checked_shr(free).unwrap_or_default() == 0
 }
 
 /// The verdict of a rule about a frame at a port of a bridge.
