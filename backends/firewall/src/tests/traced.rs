@@ -67,7 +67,11 @@ fn fate(policy: &FirewallPolicy, facts: &HostFacts, family: Family, sender: &Sen
 }
 
 fn dropped_by(purpose: Purpose) -> Outcome {
-    Outcome::Dropped(Reason::Rule { chain: "arriving", purpose })
+    dropped_in("arriving", purpose)
+}
+
+fn dropped_in(chain: &'static str, purpose: Purpose) -> Outcome {
+    Outcome::Dropped(Reason::Rule { chain, purpose })
 }
 
 fn is_delivered(outcome: &Outcome) -> bool {
@@ -110,7 +114,7 @@ fn where_inner_sources_are_not_compared_the_way_back_is() {
     let [_, simple] = facts();
     for family in Family::ALL {
         let fate = fate(&policy(true), &simple, family, &FORGER);
-        assert_eq!(fate, dropped_by(Purpose::SourcesOutsideLeases(family)));
+        assert_eq!(fate, dropped_in("decapsulated", Purpose::SourcesOutsideLeases(family)));
     }
 }
 
