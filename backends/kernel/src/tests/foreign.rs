@@ -12,7 +12,7 @@ use super::{
     FORMS,
     lab::{self, Lab, run, run_fails},
 };
-use crate::{Monitor, RouteForm};
+use crate::{Monitor, NetlinkDataplane, RouteForm};
 
 #[test]
 fn a_foreign_route_in_the_place_of_ours_is_named_and_not_changed() {
@@ -323,5 +323,14 @@ fn what_others_add_to_our_device_for_flooded_frames_is_removed_whatever_way_it_n
                 assert_eq!(reconciler.round(&lab.want()).removed, 0, "{mac} {way}");
             }
         }
+    });
+}
+
+#[test]
+fn a_kernel_that_has_vxlan_is_asked_whether_it_lacks_it_and_nothing_is_made() {
+    lab::in_namespace(|| {
+        let before = run("ip -o link");
+        assert!(!NetlinkDataplane::open(RouteForm::default()).unwrap().lacks_vxlan());
+        assert_eq!(run("ip -o link"), before);
     });
 }
