@@ -85,7 +85,9 @@ impl BridgeTable {
 
     /// Brings it forward. Takes a time in proportion to the neighbours that differ, unless ports or devices do: then it is computed anew.
     pub fn update(&mut self, net: &DesiredNet, ports: &[ContainerPort]) {
-        if self.ports == ports && self.overlays == overlays(net) {
+        let has_tunnels = |set: &Set| set.elements == tunnels(net).map(Element::Link).collect();
+        let is_same = self.ports == ports && self.overlays == overlays(net);
+        if is_same && self.table.sets.get(TUNNELS).is_some_and(has_tunnels) {
             self.follow(&net.neighbours);
         } else {
             *self = Self::new(net, ports, self.judged);
