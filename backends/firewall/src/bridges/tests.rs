@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use wire_net::{Mtu, Vni};
-use wire_state::{DesiredKind, DesiredLink, DesiredVxlan, KernelKind};
+use wire_state::{Capabilities, DesiredKind, DesiredLink, DesiredVxlan, Framing, KernelKind, Tunnel};
 
 use super::*;
 use crate::{nft, tests::name};
@@ -21,6 +21,23 @@ fn net(remote: &[(u8, u8)]) -> DesiredNet {
         let v6 = IpAddr::V6(format!("fd57:5000::{last:x}").parse().unwrap());
         net.neighbours.insert(NeighbourKey { link, address: v6 }, mac(*of));
     }
+    net
+}
+
+/// The same, where the agent moves the packets.
+fn moved_by_agent(mut net: DesiredNet) -> DesiredNet {
+    let vni = Vni::new(5000).unwrap();
+    let tunnel = Tunnel {
+        framing: Framing::Ethernet { vni },
+        local: "192.0.2.1:61000".parse().unwrap(),
+        own: None,
+        source_check: true,
+        queues: 1,
+        capabilities: Capabilities::ALL,
+    };
+    let kind = DesiredKind::Tunnel(tunnel);
+    let link = DesiredLink { master: Some(name("wb.5000")), ..DesiredLink::new(kind, Mtu(1450)) };
+    net.links.insert(name("wv.5000"), link);
     net
 }
 
@@ -71,17 +88,18 @@ fn a_neighbour_of_another_link_sends_nothing_on_bridges() {
 }
 
 proptest! {
-    /// Brought forward over any neighbours and ports, it is what is computed from all.
+    /// Brought forward over any neighbours, ports and kinds of device, it is what is computed from all.
     #[test]
     fn brought_forward_it_is_as_computed_from_all(
-        steps in prop::collection::vec((prop::collection::btree_map(60..66u8, 60..64u8, 0..6), 33..36u8), 1..8),
+        steps in prop::collection::vec((prop::collection::btree_map(60..66u8, 60..64u8, 0..6), 33..36u8, any::<bool>()), 1..8),
     ) {
         let mut kept = BridgeTable::new(&net(&[]), &[], Overlays::Checked);
-        for (remote, ports) in steps {
+        for (remote, ports, is_moved) in steps {
             let remote: Vec<(u8, u8)> = remote.into_iter().collect();
+            let net = if is_moved { moved_by_agent(net(&remote)) } else { net(&remote) };
             let ports: Vec<ContainerPort> = (33..ports).map(port).collect();
-            kept.update(&net(&remote), &ports);
-            let computed = BridgeTable::new(&net(&remote), &ports, Overlays::Checked);
+            kept.update(&net, &ports);
+            let computed = BridgeTable::new(&net, &ports, Overlays::Checked);
             prop_assert_eq!(kept.table(), computed.table());
         }
     }
