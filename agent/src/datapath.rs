@@ -35,7 +35,7 @@ use crate::{
 /// The interval at which everything is read and compared, even without a notification. It grows where that takes long ([`pause_after`]).
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// The same interval while there are links in containers: changes there cause no notification.
+/// The interval while there are links in containers: changes there cause no notification.
 const PERIOD_OF_GUESTS: Duration = Duration::from_secs(30);
 
 /// The pause before everything is compared again, if the kernel could not be read while the loop changed it.

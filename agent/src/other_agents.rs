@@ -109,7 +109,7 @@ pub(crate) struct Presence {
     own: OnceLock<Option<(String, UnixListener)>>,
     /// The sockets that say what is ours, by their names.
     claimed: Mutex<BTreeMap<String, UnixListener>>,
-    /// The same of the UDP ports of networks by name.
+    /// The sockets that claim the UDP ports of networks by name.
     claimed_ports: Mutex<BTreeMap<String, UnixListener>>,
 }
 

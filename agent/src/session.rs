@@ -374,7 +374,7 @@ impl<P: Ports> Session<P> {
         let is_ready = self.progress.is_ready;
         self.progress.all_but_firewall = match outcome {
             Outcome::NoVxlan if !self.is_without_vxlan => return Ok(Some(Ended::NoVxlan)),
-            // A share of before, of a network by name, which is told again.
+            // An earlier share of a network by name, which is set anew.
             Outcome::NoVxlan => None,
             // It may be the new one that lacks it: then the next session says so.
             Outcome::NoTun | Outcome::NoIpip if !is_ready && self.backend.former().is_some() => {

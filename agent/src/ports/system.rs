@@ -45,9 +45,9 @@ pub(crate) struct System {
     loops: Arc<Mutex<Vec<thread::JoinHandle<()>>>>,
 }
 
-/// How long a run waits for its loops in the end.
+/// The longest wait for loops at the end of a run.
 const LOOPS_END: Duration = Duration::from_secs(1);
-/// How often it looks for their ends.
+/// The pause between two looks at them.
 const LOOK: Duration = Duration::from_millis(1);
 
 impl System {

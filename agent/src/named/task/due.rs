@@ -10,7 +10,7 @@ use wire_net::NetworkName;
 
 use crate::named::{jobs::Done, part::Part};
 
-/// What has happened since the last look.
+/// The events since the last look.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     /// True if it concerns all networks.

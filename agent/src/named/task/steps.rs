@@ -104,7 +104,7 @@ impl<P: Ports> NamedTask<P> {
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
         }
         if before.as_ref().is_some_and(|before| before.outer != ground.outer) {
-            // What could not be done on the other way says nothing about this one.
+            // A failure on the other way says nothing about this one.
             self.parts.values_mut().for_each(Part::forget_pause);
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.

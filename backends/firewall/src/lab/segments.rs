@@ -235,7 +235,7 @@ enum Fate {
     Counted,
 }
 
-/// What the member of network 5000 sends, which has 10.128.0.64/27 with fd57:5000::a80:40/123, and 10.128.9.9 with a MAC of its own.
+/// Frames of the member of network 5000 that has 10.128.0.64/27 with fd57:5000::a80:40/123, and 10.128.9.9 with a MAC of its own.
 const SENT: [(&str, u16, &str, Option<&str>, Fate); 32] = {
     use Fate::{Arrives, Counted, Dropped};
     const OWN: &str = "02:57:0a:80:00:41";

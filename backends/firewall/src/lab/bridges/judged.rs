@@ -97,7 +97,7 @@ fn what_a_member_advertises_is_its_own_whatever_stands_before_it_and_it_is_no_ro
         ] {
             bridge.assert_dropped(what, &frame);
         }
-        // The same rules are at the ports of containers as before.
+        // Containers send on.
         for address in addresses(34) {
             assert!(bridge.reaches(0, address), "{address}");
         }
