@@ -93,6 +93,7 @@ pub(super) fn alone(segment: &Segment) -> SegmentShare {
         pools: segment.pools,
         internal: segment.internal,
         local: segment.outer.local,
+        underlay: segment.outer.parent.name,
         port: segment.outer.own_port(),
         blocks: Vec::new(),
         members: OrdMap::new(),

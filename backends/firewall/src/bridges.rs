@@ -187,8 +187,10 @@ pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
     let sender =
         |family| Rule::new(P::Senders(family).words(), [Match::Sender(family, senders(family))], [Action::Accept]);
     let usual = [Match::UsualFrame, Match::Sender(Family::V4, v4)];
-    let mut rules = vec![Rule::new(P::Senders(Family::V4).words(), usual, [Action::Accept])];
-    rules.extend(before(judged, &[Match::UsualFrame, Match::From(Links::In(PORTS))]));
+    // Of other hosts, of containers: nearly all frames. Only what is in a network that this host takes part in is marked.
+    let mut rules = judged_by_rules(judged, P::JudgedBefore.words(), &[Match::UsualFrame]);
+    rules.push(Rule::new(P::Senders(Family::V4).words(), usual, [Action::Accept]));
+    rules.extend(judged_by_agent(judged, P::JudgedBefore.words(), &[Match::UsualFrame, Match::From(Links::In(PORTS))]));
     rules.extend([
         // A port whose container is not known yet, or not any more.
         Rule::new(P::UnknownContainers.words(), [Match::FromLike("wp"), Match::From(Links::NotIn(PORTS))], dropped()),
@@ -237,14 +239,23 @@ fn advertised_by_others(judged: Overlays, len: u8) -> Vec<Rule> {
 }
 
 fn accepted_before(judged: Overlays, purpose: &'static str, matches: &[Match]) -> Vec<Rule> {
-    let by_rules = vec![overlay(), Match::LetIn(Is::So, By::Member)];
-    let by_agent = vec![Match::From(Links::In(TUNNELS))];
-    let rule = |first: Vec<Match>| {
-        let all: Vec<Match> = first.into_iter().chain(matches.iter().cloned()).collect();
-        Rule::new(purpose, all, [Action::LetInNoMore, Action::Accept])
-    };
+    [judged_by_rules(judged, purpose, matches), judged_by_agent(judged, purpose, matches)].concat()
+}
+
+fn judged_by_rules(judged: Overlays, purpose: &'static str, matches: &[Match]) -> Vec<Rule> {
+    accepted(judged, purpose, &[overlay(), Match::LetIn(Is::So, By::Member)], matches)
+}
+
+fn judged_by_agent(judged: Overlays, purpose: &'static str, matches: &[Match]) -> Vec<Rule> {
+    accepted(judged, purpose, &[Match::From(Links::In(TUNNELS))], matches)
+}
+
+/// None where frames of other hosts are judged by their sources.
+fn accepted(judged: Overlays, purpose: &'static str, by: &[Match], matches: &[Match]) -> Vec<Rule> {
     match judged {
-        Overlays::JudgedBefore => [by_rules, by_agent].map(rule).into(),
+        Overlays::JudgedBefore => {
+            vec![Rule::new(purpose, [by, matches].concat(), [Action::LetInNoMore, Action::Accept])]
+        }
         Overlays::Checked => Vec::new(),
     }
 }

@@ -29,9 +29,12 @@ pub(super) enum Match {
     Source(Family, Addresses),
     Destination(Family, Addresses),
     Family(Family),
+    Udp,
     NotUdp,
     /// It goes to another UDP port than this one.
     PortIsNot(u16),
+    /// It goes to a UDP port that is in this set.
+    PortIn(&'static str),
     /// It goes to a UDP port that is not in this set.
     PortNotIn(&'static str),
     NotIpip,

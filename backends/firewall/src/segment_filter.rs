@@ -15,6 +15,7 @@ use super::{
     bridges::{self, BridgeTable, ContainerPort, Overlays},
     chains,
     facts::HostFacts,
+    nft::is_plain,
     policy,
     segments::{Foundation, INTERNAL, UDP_PORTS, VNIS, WITHIN},
     support::Nftables,
@@ -33,6 +34,8 @@ pub struct SegmentShare {
     pub internal: bool,
     /// The source of encapsulated packets of this host.
     pub local: IpAddr,
+    /// The link that encapsulated packets leave by.
+    pub underlay: LinkName,
     /// The UDP port of encapsulated packets.
     pub port: u16,
     /// The blocks of this host. Those of others are as long: they come and go, and the rules depend on how long blocks are.
@@ -181,8 +184,10 @@ impl Built {
         if facts.support.nftables == Nftables::Absent || shares.clone().next().is_none() {
             return None;
         }
+        let of_containers = |link: &LinkName| facts.bridges.contains(link) || !is_plain(link);
         let foundation = Foundation {
             local: shares.clone().map(|share| share.local).collect(),
+            underlay: shares.clone().map(|share| share.underlay).filter(|link| !of_containers(link)).collect(),
             checks_sources: facts.checks_sources(),
             lens: shares.clone().flat_map(lens).chain(SINGLES).collect(),
             untracked: Family::ALL.into_iter().filter(|family| !facts.tracked.contains_key(family)).collect(),

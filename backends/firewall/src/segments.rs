@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::OrdSet;
-use wire_net::Family;
+use wire_net::{Family, LinkName};
 use wire_state::{Attachment, DesiredTable, Hook, SegmentPurpose as P, Set, SetKind};
 
 use super::{
@@ -54,6 +54,8 @@ pub(super) const CROSSING: &str = "segment-crossing";
 pub(super) struct Foundation {
     /// The sources of this host's own.
     pub(super) local: BTreeSet<IpAddr>,
+    /// The links that encapsulated packets come by, but for those with containers.
+    pub(super) underlay: BTreeSet<LinkName>,
     /// True if nftables can compare inner sources.
     pub(super) checks_sources: bool,
     /// The lengths of blocks and addresses inside.
@@ -94,7 +96,15 @@ impl Foundation {
     /// Encapsulated packets of a network come from its members alone, and nothing comes past the bridge of one.
     fn incoming(&self) -> Vec<Rule> {
         let not_encapsulated = |matching| Rule::new("not encapsulated", [matching], [Action::Accept]);
-        let mut rules = past_bridges();
+        let mut rules = Vec::new();
+        if self.checks_sources {
+            rules.extend(Family::ALL.into_iter().flat_map(|outer| self.first(outer)));
+        }
+        // With br_netfilter each frame between containers comes here.
+        let of_bridge =
+            |matching| Rule::new("not encapsulated", [Match::FromLike(BRIDGES), matching], [Action::Accept]);
+        rules.extend([Match::NotUdp, Match::PortNotIn(UDP_PORTS)].map(of_bridge));
+        rules.extend(past_bridges());
         rules.extend([Match::NotUdp, Match::PortNotIn(UDP_PORTS)].map(not_encapsulated));
         if self.checks_sources {
             rules.extend(Family::ALL.into_iter().flat_map(|outer| self.usual(outer)));
@@ -118,15 +128,27 @@ impl Foundation {
         rules
     }
 
-    /// Lets in what members send to this host's own address, and keeps it out of connection tracking: nearly all packets, so these rules come first.
-    /// What only passes through this host is tracked, since rules of others about what it forwards may need that.
+    /// Lets in what members send to this host's own address, and keeps it out of connection tracking. What only passes through this host is tracked,
+    /// since rules of others about what it forwards may need that.
     fn usual(&self, outer: Family) -> Vec<Rule> {
+        let to = self.to_this_host(outer);
+        to.map(|to| self.behind(outer, Some(&to), &UNTRACKED)).unwrap_or_default()
+    }
+
+    /// The same for what comes from blocks by the underlay's link: nearly all packets. No container and no port of a bridge is on that link, so
+    /// these rules may come before all others.
+    fn first(&self, outer: Family) -> Vec<Rule> {
+        let Some(to) = self.to_this_host(outer) else { return Vec::new() };
+        let blocks = self.lens.iter().filter(|(inner, len)| *len < inner.bits());
+        let keys = blocks.map(|(inner, len)| Behind::of(outer, *inner, *len));
+        let by_each = |key: Behind| self.underlay.iter().map(move |link| (key, *link)).collect::<Vec<_>>();
+        keys.flat_map(by_each).map(|(key, link)| key.by(link, &to)).collect()
+    }
+
+    /// `None` if what members send has to be tracked.
+    fn to_this_host(&self, outer: Family) -> Option<Match> {
         let local: BTreeSet<IpAddr> = self.local.iter().copied().filter(|local| Family::of(*local) == outer).collect();
-        if local.is_empty() || !self.untracked.contains(&outer) {
-            return Vec::new();
-        }
-        let [let_in, accept] = LET_IN;
-        self.behind(outer, Some(&Match::ToOneOf(outer, local)), &[let_in, Action::NoTrack, accept])
+        (!local.is_empty() && self.untracked.contains(&outer)).then_some(Match::ToOneOf(outer, local))
     }
 
     /// Lets in what members send from their own blocks.
@@ -153,6 +175,13 @@ impl Behind {
         Rule::new(P::Inside(self.inner).words(), with(to, matches), actions)
     }
 
+    /// The condition that most other packets do not meet comes first.
+    fn by(self, underlay: LinkName, to: &Match) -> Rule {
+        let by = [Match::Udp, Match::From(Links::Is(underlay)), Match::PortIn(UDP_PORTS), to.clone()];
+        let matches: Vec<Match> = by.into_iter().chain([ip_inside(self.inner), Match::Behind(self)]).collect();
+        Rule::new(P::Inside(self.inner).words(), matches, UNTRACKED)
+    }
+
     /// The MAC of the frame is looked up, and the one that is told.
     fn of_arp(self, to: Option<&Match>, actions: &[Action]) -> Rule {
         let told = |mac| Match::Behind(Self { mac, source: ARP_ADDRESS, ..self });
@@ -167,6 +196,7 @@ fn with<const N: usize>(to: Option<&Match>, matches: [Match; N]) -> Vec<Match> {
 
 /// Marked, so that the table for bridges knows what was judged here.
 const LET_IN: [Action; 2] = [Action::LetIn(By::Member), Action::Accept];
+const UNTRACKED: [Action; 3] = [Action::LetIn(By::Member), Action::NoTrack, Action::Accept];
 
 /// What this host gets of a network comes by the bridge, also for br_netfilter, and is checked there. By a port itself it comes only while the
 /// port is in no bridge, or does not have the flags that are desired. Ports are known by names that others may have too, so those of containers

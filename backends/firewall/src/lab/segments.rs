@@ -40,6 +40,7 @@ fn share(number: u32, publics: &[&str]) -> SegmentShare {
         },
         internal: number == 5002,
         local: [192, 0, 2, 1].into(),
+        underlay: name("lo"),
         port: 8472,
         blocks: blocks.clone(),
         members: publics.iter().map(member).collect(),

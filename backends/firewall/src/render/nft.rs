@@ -37,10 +37,12 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::Destination(family, destination) => format!("{} daddr {}", ip(*family), addresses(destination)),
         Match::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
         Match::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
+        Match::Udp => "meta l4proto udp".to_owned(),
         Match::NotUdp => "meta l4proto != udp".to_owned(),
         // By number: not every nft knows the name (RFC 2003).
         Match::NotIpip => "meta l4proto != 4".to_owned(),
         Match::PortIsNot(port) => format!("udp dport != {port}"),
+        Match::PortIn(set) => format!("udp dport @{set}"),
         Match::PortNotIn(set) => format!("udp dport != @{set}"),
         Match::ToOneOf(family, all) => format!("{} daddr {}", ip(*family), one_or_all(all)),
         // UDP's header and that of VXLAN, in bytes (RFC 768, RFC 7348 §5).

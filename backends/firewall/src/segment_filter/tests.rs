@@ -17,6 +17,7 @@ fn share(number: u32, members: &[(u8, u8, Vec<u8>)]) -> Arc<SegmentShare> {
         pools: DualStack { v4: "10.128.0.0/20".parse().ok(), v6: None },
         internal: number.is_multiple_of(2),
         local: [192, 0, 2, 1].into(),
+        underlay: name("eth0"),
         port: 8472,
         blocks: vec!["10.128.1.0/27".parse().unwrap()],
         members: members.collect(),

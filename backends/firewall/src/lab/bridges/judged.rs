@@ -32,6 +32,7 @@ fn desired_with(udp_port: u16, support: Support) -> DesiredFirewall {
         pools: DualStack { v4: "10.128.0.0/20".parse().ok(), v6: "fd57:5000::/64".parse().ok() },
         internal: false,
         local: [192, 0, 2, 1].into(),
+        underlay: name("lo"),
         port: udp_port,
         blocks: Vec::new(),
         members: [("other".to_owned(), Arc::new(member))].into_iter().collect(),
