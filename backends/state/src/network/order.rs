@@ -1,6 +1,6 @@
 //! The order in which links are made: each after those it needs. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{DesiredLink, DesiredNet, LinkPlace, PerNamespace};
 
@@ -20,43 +20,36 @@ pub(crate) fn needs(place: LinkPlace, link: &DesiredLink) -> impl Iterator<Item 
 
 /// Orders links with Kahn's algorithm. Links that could come next in any order are taken by namespace and name.
 pub(crate) fn by_need(want: &PerNamespace<DesiredNet>) -> Ordered {
-    let all: BTreeMap<LinkPlace, &DesiredLink> = want
+    // By namespace and name, so that the place of a link here says which comes first.
+    let all: Vec<(LinkPlace, &DesiredLink)> = want
         .iter()
         .flat_map(|(namespace, net)| {
             net.links.iter().map(move |(name, link)| (LinkPlace { namespace, name: *name }, link))
         })
         .collect();
-    let mut waiting: BTreeMap<LinkPlace, usize> = BTreeMap::new();
-    let mut needed_by: BTreeMap<LinkPlace, Vec<LinkPlace>> = BTreeMap::new();
-    let mut ready = BTreeSet::new();
-    for (place, link) in &all {
-        let mut count = 0;
-        // A needed link that is not desired is not waited for: it exists already or never will.
-        for need in needs(*place, link).filter(|need| all.contains_key(need)) {
-            needed_by.entry(need).or_default().push(*place);
-            count += 1;
-        }
-        if count == 0 {
-            ready.insert(*place);
-        } else {
-            waiting.insert(*place, count);
+    // A needed link that is not desired is not waited for: it exists already or never will.
+    let number_of = |place: LinkPlace| all.binary_search_by_key(&place, |(other, _)| *other).ok();
+    let mut waits_for = vec![0_usize; all.len()];
+    let mut needed_by: Vec<Vec<usize>> = vec![Vec::new(); all.len()];
+    for (number, (place, link)) in all.iter().enumerate() {
+        for need in needs(*place, link).filter_map(number_of) {
+            needed_by[need].push(number);
+            waits_for[number] += 1;
         }
     }
+    let mut ready: BTreeSet<usize> = (0..all.len()).filter(|number| waits_for[*number] == 0).collect();
     let mut links = Vec::with_capacity(all.len());
-    while let Some(place) = ready.pop_first() {
-        links.push(place);
-        for next in needed_by.remove(&place).unwrap_or_default() {
-            let left = waiting.get_mut(&next).map(|count| {
-                *count -= 1;
-                *count
-            });
-            if left == Some(0) {
-                waiting.remove(&next);
-                ready.insert(next);
+    while let Some(number) = ready.pop_first() {
+        links.push(all[number].0);
+        for next in &needed_by[number] {
+            waits_for[*next] -= 1;
+            if waits_for[*next] == 0 {
+                ready.insert(*next);
             }
         }
     }
-    Ordered { links, circular: waiting.into_keys().collect() }
+    let circular = all.iter().zip(&waits_for).filter(|(_, waits)| **waits > 0).map(|((place, _), _)| *place);
+    Ordered { links, circular: circular.collect() }
 }
 
 #[cfg(test)]

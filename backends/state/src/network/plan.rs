@@ -188,8 +188,7 @@ impl Builder<'_> {
     fn entries(&mut self, selection: &impl Selection) {
         let (namespace, have, want, links) = (self.namespace, self.have, self.want, self.links);
         let kernel = |op: KernelOp| Op::Kernel(namespace, op);
-        let settings = settings::changes(have, want, links).into_iter();
-        let settings = settings.filter(|(setting, _)| selection.has_setting(setting));
+        let settings = settings::changes(have, want, links, |setting| selection.has_setting(setting)).into_iter();
         self.puts.extend(settings.map(|(setting, value)| kernel(KernelOp::Set(setting, value))));
         self.compare(
             &links.absent,

@@ -159,8 +159,13 @@ impl<'a> Planner<'a> {
                 Some(Conflict::Name { link: place, found: found.clone(), underlay })
             }
             // While it is up, no other device can take its port. While it was down, a foreign device may have taken it.
+            // All links are looked at only then: there may be many, each with a look like this.
             Some(link) if link.serves_as(&want.kind, |link, found| self.is(link, found)) => {
-                self.port_holder(place, want).filter(|_| !link.up)
+                if link.up {
+                    None
+                } else {
+                    self.port_holder(place, want)
+                }
             }
             Some(_) | None => self.vni_holder(place, want).or_else(|| self.port_holder(place, want)),
         }

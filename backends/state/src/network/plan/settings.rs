@@ -7,15 +7,21 @@ use wire_net::{Family, LinkName};
 use super::links::LinkEffects;
 use crate::{Conflict, DesiredNet, LinkPlace, Namespace, ObservedNet, Owner, Setting};
 
-/// The settings to write, in order.
-pub(super) fn changes(have: &ObservedNet, want: &DesiredNet, links: &LinkEffects) -> BTreeMap<Setting, u32> {
+/// The settings to write, in order, of those that are selected.
+pub(super) fn changes(
+    have: &ObservedNet,
+    want: &DesiredNet,
+    links: &LinkEffects,
+    is_selected: impl Fn(&Setting) -> bool,
+) -> BTreeMap<Setting, u32> {
     let gone = |setting: &Setting| setting.link().is_some_and(|link| links.absent.contains(&link));
     let blocked = |setting: &Setting| setting.link().is_some_and(|link| links.blocked.contains(&link));
     let current = |setting: &Setting| have.settings.get(setting).filter(|_| !gone(setting));
-    let differing = want.settings.iter().filter(|(setting, value)| current(setting) != Some(*value));
+    let selected = want.settings.iter().filter(|(setting, _)| is_selected(setting));
+    let differing = selected.filter(|(setting, value)| current(setting) != Some(*value));
     let wanted = differing.filter(|(setting, _)| !blocked(setting)).map(|(setting, value)| (*setting, *value));
     // `accept_ra` comes before forwarding, see `Setting`.
-    kept(have, want).chain(wanted).collect()
+    kept(have, want).filter(|(setting, _)| is_selected(setting)).chain(wanted).collect()
 }
 
 /// `accept_ra` 2 for foreign links that have 1, so that they accept router advertisements though this host forwards.

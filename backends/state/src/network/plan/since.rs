@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
 use wire_net::LinkName;
 
-use super::Key;
+use super::{Key, merge};
 use crate::{DesiredNet, LinkPlace, Namespace, PerNamespace, network::on_link::OnLink};
 
 /// The keys whose desired values differ; `None` if what differs concerns all entries. Takes a time in proportion to the links, and to the keys in the
@@ -71,12 +71,13 @@ fn alone<'a, K: OnLink + 'a>(
     keys.filter(|key| !links.contains(&key.link()))
 }
 
+/// In one walk through both: there are some settings for each link.
 fn changed_values<'a, K: Ord, V: PartialEq>(
     before: &'a BTreeMap<K, V>,
     after: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = &'a K> {
-    let gone = before.keys().filter(|key| !after.contains_key(*key));
-    after.iter().filter(|(key, value)| before.get(*key) != Some(*value)).map(|(key, _)| key).chain(gone)
+    let both = merge(before.iter(), after.iter());
+    both.filter(|(_, before, after)| before != after).map(|(key, ..)| key)
 }
 
 fn changed_rows<'a, K: Ord, V: PartialEq>(
