@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::OrdMap;
-use wire_net::{Family, MacAddr, Prefix, every_other_first};
+use wire_net::{Family, LinkName, MacAddr, Prefix, every_other_first};
 use wire_state::{
     BridgeFdbKey, DesiredNet, FdbKey, FdbTarget, FloodEntry, FloodPath, Forward, ForwardKey, NeighbourKey,
 };
@@ -20,6 +20,8 @@ const ALL: MacAddr = MacAddr::new([0; 6]);
 #[derive(Clone, Debug)]
 pub struct NetFromSegment {
     segment: Segment,
+    bridge: LinkName,
+    overlay: LinkName,
     hosts: SegmentHosts,
     holders: Holders,
     /// Where each MAC leads by each address that has it: both addresses of an endpoint have one. The first one counts.
@@ -42,6 +44,8 @@ impl NetFromSegment {
     pub fn new(segment: &Segment, hosts: &SegmentHosts) -> Self {
         let mut computed = Self {
             segment: segment.clone(),
+            bridge: Segment::bridge(segment.vni),
+            overlay: Segment::overlay(segment.vni),
             hosts: SegmentHosts::default(),
             holders: Holders::default(),
             claims: OrdMap::new(),
@@ -101,24 +105,22 @@ impl NetFromSegment {
     }
 
     fn add(&mut self, address: IpAddr, Remote { mac, to }: Remote) {
-        let bridge = Segment::bridge(self.segment.vni);
         self.claims.insert((mac, address), to);
         self.lead(mac);
         self.forward(address, Some(to));
-        self.net.neighbours.insert(NeighbourKey { link: bridge, address }, mac);
+        self.net.neighbours.insert(NeighbourKey { link: self.bridge, address }, mac);
     }
 
     fn remove(&mut self, address: IpAddr, Remote { mac, .. }: Remote) {
-        let bridge = Segment::bridge(self.segment.vni);
         self.claims.remove(&(mac, address));
         self.lead(mac);
         self.forward(address, None);
-        self.net.neighbours.remove(&NeighbourKey { link: bridge, address });
+        self.net.neighbours.remove(&NeighbourKey { link: self.bridge, address });
     }
 
     /// Sets both FDB entries of a MAC as its first claim has it.
     fn lead(&mut self, mac: MacAddr) {
-        let (bridge, overlay) = (Segment::bridge(self.segment.vni), Segment::overlay(self.segment.vni));
+        let (bridge, overlay) = (self.bridge, self.overlay);
         let (fdb, behind) = (FdbKey { link: overlay, mac }, BridgeFdbKey { bridge, mac });
         let least = (mac, IpAddr::from([0; 4]));
         let first = self.claims.range(least..).next().filter(|((claimed, _), _)| *claimed == mac);
@@ -138,7 +140,7 @@ impl NetFromSegment {
         if self.segment.outer.agent.is_none() {
             return;
         }
-        let link = Segment::overlay(self.segment.vni);
+        let link = self.overlay;
         let key = ForwardKey { link, destination: Prefix::host(address) };
         match to {
             Some(FdbTarget { to, port }) => drop(self.net.forwarding.insert(key, Forward { to, port, mac: None })),
@@ -150,7 +152,7 @@ impl NetFromSegment {
     fn flood(&self, host: &SegmentHost) -> Option<FloodEntry> {
         let FdbTarget { to, port } = self.segment.target(host)?;
         let by = FloodPath { port, ..FloodPath::default() };
-        self.segment.floods().then(|| FloodEntry { link: Segment::overlay(self.segment.vni), mac: ALL, to, by })
+        self.segment.floods().then(|| FloodEntry { link: self.overlay, mac: ALL, to, by })
     }
 
     fn flood_more(&mut self, entry: FloodEntry) {

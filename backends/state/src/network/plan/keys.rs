@@ -201,16 +201,20 @@ pub(super) fn touched(
     while let Some(place) = links.pop() {
         let of_namespace = touched.entry(place.namespace).or_default();
         if of_namespace.links.insert(place.name) {
-            if let Some(net) = have.get(place.namespace) {
-                let master = net.links.get(&place.name).and_then(|link| link.master);
-                of_namespace.add_entries(place.name, net, master.map(|bridge| bridge.name));
-            }
-            if let Some(net) = want.get(place.namespace) {
-                let master = net.links.get(&place.name).and_then(|link| link.master);
-                of_namespace.add_entries(place.name, net, master);
-            }
             links.extend(have.bound_to(place));
             links.extend(made_after(want, place));
+        }
+    }
+    for (namespace, touched) in &mut touched {
+        for link in touched.links.clone() {
+            if let Some(net) = have.get(*namespace) {
+                let master = net.links.get(&link).and_then(|link| link.master);
+                touched.add_entries(link, net, master.map(|bridge| bridge.name));
+            }
+            if let Some(net) = want.get(*namespace) {
+                let master = net.links.get(&link).and_then(|link| link.master);
+                touched.add_entries(link, net, master);
+            }
         }
     }
     touched
@@ -234,7 +238,9 @@ impl Touched {
     fn add_entries<L, R: LeadsToLink, F>(&mut self, link: LinkName, net: &NetState<L, R, F>, master: Option<LinkName>) {
         let on = |setting: &&Setting| setting.link() == Some(link);
         self.settings.extend(net.settings.keys().filter(on));
-        let of_bridge = master.into_iter().flat_map(|bridge| on_link(&net.bridge_fdb, bridge));
+        // A bridge that is touched too stands for all entries on it, which may be very many.
+        let bridge = master.filter(|bridge| !self.links.contains(bridge));
+        let of_bridge = bridge.into_iter().flat_map(|bridge| on_link(&net.bridge_fdb, bridge));
         self.bridge_fdb.extend(of_bridge.filter(|(_, port)| **port == link).map(|(key, _)| *key));
         let routes = net.routes.iter().filter(|(_, route)| route.link() == Some(link));
         self.routes.extend(routes.map(|(key, _)| *key));
