@@ -17,8 +17,8 @@ use wire_store::Random;
 
 use crate::{
     attach::{
-        Attachment, AttachmentId, Folder, Found, Link, Origin, Placement, Selector, Spots, Watched, Wish,
-        ended_for_good,
+        Attachment, AttachmentId, BootId, Folder, Found, Known, Link, Origin, Placement, Selector, Spots, Watched,
+        Wish, ended_for_good,
     },
     guests::{Place, Running},
 };
@@ -118,6 +118,8 @@ pub(super) struct Attachments {
     pub(super) watched: Watched,
     pub(super) running: watch::Receiver<Running>,
     pub(super) spots: Spots,
+    /// This run of the kernel.
+    boot: Option<BootId>,
     /// Where each is wanted, as of the last look.
     pub(super) placement: Placement,
     /// Those whose interface another one makes in the same namespace.
@@ -150,6 +152,7 @@ impl Attachments {
             running: watched.subscribe(),
             watched,
             spots: Spots::default(),
+            boot: BootId::of_kernel(),
             placement: Placement::default(),
             clashes: BTreeMap::new(),
             faults: BTreeMap::new(),
@@ -166,7 +169,8 @@ impl Attachments {
     pub(super) fn ended_for_good(&self) -> Vec<(AttachmentId, &'static str)> {
         // Nothing that others wait for is done while this is held.
         let running = self.running.borrow();
-        let reason = |one: &Attachment| Some((one.id, ended_for_good(one, &running, &self.spots)?));
+        let known = Known { running: &running, spots: &self.spots, boot: self.boot.as_ref() };
+        let reason = |one: &Attachment| Some((one.id, ended_for_good(one, &known)?));
         self.all().values().filter_map(reason).collect()
     }
 
