@@ -363,6 +363,11 @@ pub trait Supervisor: Send + Sync {
     /// When it was not taken.
     fn keep(&self, name: &str, handle: &Handle) -> io::Result<()>;
 
+    /// The most descriptors that it keeps; `None` if it does not tell.
+    fn most_kept(&self) -> Option<usize> {
+        None
+    }
+
     /// The interval within which it wants to hear that the agent lives.
     fn watchdog(&self) -> Option<Duration>;
 }
