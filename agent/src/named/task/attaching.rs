@@ -144,6 +144,7 @@ impl<P: Ports> NamedTask<P> {
             self.attachments.all().is_empty() && self.parts.values().all(|part| part.entry.endpoints.is_empty());
         if is_idle {
             self.attachments.spots.follow(std::iter::empty(), &Running::default(), Instant::now());
+            self.release_all_idle(ground);
             return;
         }
         let documents: Vec<_> = self.attachments.all().values().map(|one| (one.network().clone(), one.id)).collect();
@@ -162,9 +163,9 @@ impl<P: Ports> NamedTask<P> {
         for name in names {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             self.give_addresses(&name, &mut part, ground);
-            self.release_idle(&name, &mut part, ground);
             self.parts.insert(name, part);
         }
+        self.release_all_idle(ground);
     }
 
     fn open(&mut self, place: Place, process: Option<u32>) {
