@@ -187,6 +187,23 @@ impl Attachments {
         self.all().values().find(|there| new.is_there_as(there)).map(|there| there.id)
     }
 
+    /// Refuses a second interface of a guest in one network: the guest answers by its first one, with an address that is not the second one's,
+    /// and such packets are dropped. Documents that are there stay.
+    ///
+    /// # Errors
+    /// The attachment that the guest has there, for people.
+    pub(super) fn check_new(&self, new: &NewAttachment) -> Result<(), String> {
+        let is_there = |there: &&Attachment| there.guest.is_for_same(&new.guest) && there.network() == &new.network;
+        match self.all().values().find(is_there) {
+            None => Ok(()),
+            Some(Attachment { id, guest, interface, .. }) => Err(format!(
+                "{guest} is on {} already, by attachment {id} ({interface}): a second interface in one network would get no answers; detach that \
+                 one first, or attach this one to another network",
+                new.network
+            )),
+        }
+    }
+
     /// The document of a new one.
     pub(super) fn document(&self, new: &NewAttachment, random: &Random) -> Attachment {
         let of_guest = self.all().values().filter(|there| there.guest.is_for_same(&new.guest));
@@ -329,6 +346,9 @@ mod tests {
         assert_eq!(all.same_as(&new("web", "none")), None);
         let other = NewAttachment { interface: Some("eth7".parse().unwrap()), ..new("web", "app") };
         assert_eq!(all.same_as(&other), None);
+        let refused = all.check_new(&other).unwrap_err();
+        assert!(refused.starts_with(&format!("web is on app already, by attachment {} (eth1)", first.id)), "{refused}");
+        assert_eq!(all.check_new(&new("web", "third")), Ok(()));
         let fixed = DualStack { v4: Some([10, 128, 0, 9].into()), v6: None };
         assert_eq!(all.same_as(&NewAttachment { addresses: fixed, ..new("web", "app") }), None);
         assert_eq!(add(&mut all, &NewAttachment { addresses: fixed, ..new("c", "app") }).check(), Ok(()));

@@ -54,6 +54,7 @@ impl<P: Ports> NamedTask<P> {
         if let Some(id) = self.attachments.same_as(&new) {
             return Ok((Noted { ids: [id].into(), is_already: true }, true));
         }
+        self.attachments.check_new(&new)?;
         let document = self.attachments.document(&new, self.ports.random());
         let (folder, mut found) = (self.attachments.folder.clone(), self.attachments.found.clone());
         let (id, network) = (document.id, new.network);
