@@ -5,6 +5,7 @@
 //!
 //! The task of networks by name (`crate::named`) makes attachments with it: docs/adr/0023-attachments.md.
 
+mod boot;
 mod check;
 mod document;
 mod ended;
@@ -18,9 +19,10 @@ mod watched;
 #[cfg(test)]
 pub(crate) use self::check::tests::document;
 pub(crate) use self::{
+    boot::BootId,
     check::{MOST, Refused, interface, mac},
     document::{Attachment, AttachmentId, Link, Origin, Wish},
-    ended::ended_for_good,
+    ended::{Known, ended_for_good},
     endpoint::{Attached, Endpoint, free_slot, hold},
     folder::{Folder, Found},
     selector::Selector,

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, info};
+use wire_forward::Handle;
 use wire_kernel::Changes;
 use wire_net::{LinkName, chain};
 use wire_state::{
@@ -192,7 +193,7 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
         let begun = Instant::now();
         let report = self.reconciler.round(&desired);
         let tunnels = self.reconciler.driver().tunnels();
-        self.stored.follow(self.ports.supervisor(), &tunnels.handles());
+        self.store(&tunnels.handles());
         self.settle = SETTLE.max(begun.elapsed() * 4);
         if report.read_back {
             self.next_read = Instant::now() + self.period();
@@ -287,6 +288,13 @@ impl<P: Ports> NetworkLoop<P> {
         if differs {
             self.reconciler.invalidate();
         }
+    }
+
+    /// Lets the service manager keep the tunnels' descriptors, and says if it has no room for all.
+    fn store(&self, handles: &[Handle]) {
+        let without_room = self.stored.follow(self.ports.supervisor(), handles);
+        let said = (without_room > 0).then(|| KernelCondition::NotKept { without_room, all: handles.len() });
+        self.status.set(KernelCondition::NOT_KEPT, said);
     }
 
     fn host_scope(&self) -> Scope {

@@ -65,6 +65,13 @@ impl HostDataplane {
         self.apply_one(Namespace::Host, &KernelOp::DeleteLink(name))
     }
 
+    /// Closes what was kept for devices that no network wants any more.
+    fn follow(&mut self, scope: &PerNamespace<Scope>) {
+        if let Some(host) = scope.get(Namespace::Host) {
+            self.forwarder.follow(|link| host.devices.contains(&link));
+        }
+    }
+
     fn apply_one(&mut self, namespace: Namespace, op: &KernelOp) -> Attempt {
         self.kernel.apply(namespace, &[op]).pop().unwrap_or(Ok(()))
     }
@@ -88,6 +95,7 @@ impl Driver for HostDataplane {
 
     fn read(&mut self, scope: &PerNamespace<Scope>) -> Result<PerNamespace<ObservedNet>, DataplaneError> {
         let mut state = self.kernel.read(scope)?;
+        self.follow(scope);
         if let Some(host) = state.get_mut(Namespace::Host) {
             self.forwarder.read(host);
         }
@@ -100,6 +108,7 @@ impl Driver for HostDataplane {
         observed: &mut PerNamespace<ObservedNet>,
         part: &NetworkPart,
     ) -> Result<Reread, DataplaneError> {
+        self.follow(scope);
         self.kernel.read_part(scope, observed, part)
     }
 

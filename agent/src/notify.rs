@@ -98,6 +98,11 @@ impl Supervisor for Systemd {
         sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[handle.fd.as_fd()])
     }
 
+    fn most_kept(&self) -> Option<usize> {
+        // systemd.exec(5), from systemd 254 on.
+        std::env::var("FDSTORE").ok()?.parse().ok()
+    }
+
     fn watchdog(&self) -> Option<Duration> {
         sd_notify::watchdog_enabled()
     }
@@ -131,8 +136,10 @@ impl Stored {
         !self.lock().is_empty()
     }
 
-    /// Stores exactly `handles`.
-    pub(crate) fn follow(&self, supervisor: &dyn Supervisor, handles: &[Handle]) {
+    /// Stores exactly `handles`, or the first ones if there is no room for all: those that are left out are stored once there is. Returns how
+    /// many have no room.
+    pub(crate) fn follow(&self, supervisor: &dyn Supervisor, handles: &[Handle]) -> usize {
+        let (handles, beyond) = handles.split_at(handles.len().min(supervisor.most_kept().unwrap_or(usize::MAX)));
         let mut stored = self.lock();
         let is = |handle: &Handle, (name, number): &Entry| handle.name == *name && Some(handle.number) == *number;
         for (gone, _) in stored.iter().filter(|old| !handles.iter().any(|new| is(new, old))) {
@@ -145,6 +152,7 @@ impl Stored {
             }
         }
         *stored = handles.iter().map(|handle| (handle.name.clone(), Some(handle.number))).collect();
+        beyond.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
@@ -155,4 +163,60 @@ impl Stored {
 /// Joins and shortens the text: a message has one line for each variable, and a datagram has a limited size.
 fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(1000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs::File};
+
+    use super::*;
+
+    /// A service manager with room for two descriptors.
+    #[derive(Default)]
+    struct Small(Mutex<BTreeSet<String>>);
+
+    impl Small {
+        fn names(&self) -> Vec<String> {
+            self.0.lock().unwrap().iter().cloned().collect()
+        }
+    }
+
+    impl Supervisor for Small {
+        fn notify(&self, states: &[NotifyState<'_>]) -> bool {
+            if let [NotifyState::FdStoreRemove, NotifyState::FdName(name)] = states {
+                self.0.lock().unwrap().remove(*name);
+            }
+            true
+        }
+
+        fn keep(&self, name: &str, _handle: &Handle) -> io::Result<()> {
+            let mut names = self.0.lock().unwrap();
+            assert!(names.len() < 2, "it drops {name}, and nobody knows");
+            names.insert(name.to_owned());
+            Ok(())
+        }
+
+        fn most_kept(&self) -> Option<usize> {
+            Some(2)
+        }
+
+        fn watchdog(&self) -> Option<Duration> {
+            None
+        }
+    }
+
+    #[test]
+    fn descriptors_without_room_are_counted_and_stored_once_there_is_some() {
+        let handle = |number| Handle {
+            name: format!("wv.{number}.tun0"),
+            number,
+            fd: Arc::new(File::open("/dev/null").unwrap().into()),
+        };
+        let (stored, systemd) = (Stored::default(), Small::default());
+        let handles = [handle(1), handle(2), handle(3)];
+        assert_eq!(stored.follow(&systemd, &handles), 1);
+        assert_eq!(systemd.names(), ["wv.1.tun0", "wv.2.tun0"]);
+        assert_eq!(stored.follow(&systemd, &handles[1..]), 0);
+        assert_eq!(systemd.names(), ["wv.2.tun0", "wv.3.tun0"]);
+    }
 }

@@ -123,6 +123,11 @@ pub trait Ports: Clone + Send + Sync + 'static {
         true
     }
 
+    /// True if a socket of an earlier run of the agent, which a tunnel takes over, has the UDP port.
+    fn has_inherited_port(&self, _port: u16) -> bool {
+        false
+    }
+
     /// Tells agents of other networks in this network namespace that these UDP ports are those of networks by name, and no others.
     fn claim_ports(&self, _ports: &BTreeSet<u16>) {}
 
@@ -357,6 +362,11 @@ pub trait Supervisor: Send + Sync {
     /// # Errors
     /// When it was not taken.
     fn keep(&self, name: &str, handle: &Handle) -> io::Result<()>;
+
+    /// The most descriptors that it keeps; `None` if it does not tell.
+    fn most_kept(&self) -> Option<usize> {
+        None
+    }
 
     /// The interval within which it wants to hear that the agent lives.
     fn watchdog(&self) -> Option<Duration>;

@@ -1,15 +1,29 @@
 //! Finds guests that are gone for good: their attachments end with them. Pure.
 
-use super::{Attachment, Seen, Selector, Spots};
+use super::{Attachment, BootId, Seen, Selector, Spots};
 use crate::guests::{Place, Running};
 
+/// What is known of guests.
+pub(crate) struct Known<'a> {
+    /// The containers that there are.
+    pub(crate) running: &'a Running,
+    /// The namespaces that were opened.
+    pub(crate) spots: &'a Spots,
+    /// This run of the kernel.
+    pub(crate) boot: Option<&'a BootId>,
+}
+
 /// The reason why the guest of an attachment is gone for good; `None` if it may be there, or come again.
-pub(crate) fn ended_for_good(attachment: &Attachment, running: &Running, spots: &Spots) -> Option<&'static str> {
+pub(crate) fn ended_for_good(attachment: &Attachment, known: &Known<'_>) -> Option<&'static str> {
+    let Known { running, spots, boot: now } = *known;
     match &attachment.guest {
         Selector::Id(digits) => running.has_gone(digits).then_some("Docker does not know its container any more"),
         // An earlier version wrote it: the process may have ended long ago, and another one may have its number now.
         Selector::Process { started: None, .. } => Some("it does not tell when its process was started"),
-        Selector::Process { pid, started } => {
+        Selector::Process { boot: Some(boot), .. } if now.is_some_and(|now| now != boot) => {
+            Some("its process has ended: the host was started again since")
+        }
+        Selector::Process { pid, started, .. } => {
             let place = Place::Process { pid: *pid, started: *started };
             matches!(spots.seen(&place), Seen::Gone).then_some("its process has ended")
         }
@@ -28,6 +42,7 @@ mod tests {
 
     #[test]
     fn containers_that_are_gone_and_processes_of_which_the_start_is_not_known_end_their_attachments() {
+        let boot: BootId = "00000000-0000-4000-8000-000000000000".parse().unwrap();
         let (mut all, mut running_alone) = (Running::default(), Running::default());
         [Word::Begin, Word::Whole].into_iter().for_each(|word| all.hear(word));
         [Word::Begin, Word::WholeOfRunning].into_iter().for_each(|word| running_alone.hear(word));
@@ -37,13 +52,20 @@ mod tests {
             ("netns:/proc/7/ns/net", &all, Some("it does not tell when its process was started")),
             ("netns://proc/7/ns/net", &all, Some("it does not tell when its process was started")),
             ("pid:7@100", &all, None),
+            (
+                "pid:7@100@4ad8d9f2-54ab-4fe1-93cb-8f4ef4cb2c2b",
+                &all,
+                Some("its process has ended: the host was started again since"),
+            ),
+            ("pid:7@100@00000000-0000-4000-8000-000000000000", &all, None),
             ("id:aaaaaaaaaaaa", &all, Some("Docker does not know its container any more")),
             ("id:aaaaaaaaaaaa", &running_alone, None),
             ("name:web", &all, None),
             ("/run/netns/x", &all, None),
         ] {
             let attachment = document(&format!(r#"{{"guest":"{guest}"}}"#));
-            assert_eq!(ended_for_good(&attachment, running, &Spots::default()), ended, "{guest}");
+            let known = Known { running, spots: &Spots::default(), boot: Some(&boot) };
+            assert_eq!(ended_for_good(&attachment, &known), ended, "{guest}");
         }
     }
 }

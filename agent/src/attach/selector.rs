@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::BootId;
 use crate::guests::{ContainerId, Guest, Place, Running};
 
 /// The fewest digits of an id after `id:`, as Docker shows them.
@@ -32,8 +33,9 @@ pub(crate) enum Selector {
     Label { key: String, value: String },
     /// `compose:PROJECT/SERVICE[/N]`: the containers of a service of Compose, or one of them.
     Compose { project: String, service: String, number: Option<u32> },
-    /// `pid:N`: a process; `pid:N@START` once it is known when that was started, so that no later one with its number is meant.
-    Process { pid: u32, started: Option<u64> },
+    /// `pid:N`: a process; `pid:N@START@BOOT` once it is known when, and in which run of the kernel, that was started, so that no later one
+    /// with its number is meant. Earlier versions wrote no BOOT.
+    Process { pid: u32, started: Option<u64>, boot: Option<BootId> },
     /// `/PATH`, `netns:PATH`: the file of a namespace.
     File(PathBuf),
 }
@@ -93,9 +95,10 @@ impl Selector {
         match (self, other) {
             (Self::Word(one) | Self::Name(one), Self::Word(other) | Self::Name(other)) => one == other,
             (Self::Id(one), Self::Id(other)) => one.starts_with(other) || other.starts_with(one),
-            (Self::Process { pid: one, started: first }, Self::Process { pid: other, started: second }) => {
-                one == other && (first == second || first.is_none() || second.is_none())
-            }
+            (
+                Self::Process { pid: one, started: first, boot: first_boot },
+                Self::Process { pid: other, started: second, boot: second_boot },
+            ) => one == other && may_be_same(first, second) && may_be_same(first_boot, second_boot),
             (one, other) => one == other,
         }
     }
@@ -122,7 +125,8 @@ impl Selector {
             (Self::Word(_) | Self::Id(_), Some(Place::Container(id))) => Self::Id(id.as_str().to_owned()),
             (Self::Word(word), None) => {
                 let pid = word.parse().ok().filter(|pid| is_pid(*pid));
-                let process = |pid| (Self::Process { pid, started: None }, Place::Process { pid, started: None });
+                let process =
+                    |pid| (Self::Process { pid, started: None, boot: None }, Place::Process { pid, started: None });
                 return Ok(pid.map(process));
             }
             (
@@ -175,7 +179,7 @@ impl Selector {
         let labelled =
             |guest: &Guest, key: &str, value: &str| guest.labels.get(key).is_some_and(|there| there == value);
         match self {
-            Self::Process { pid, started } => Ok([Place::Process { pid: *pid, started: *started }].into()),
+            Self::Process { pid, started, .. } => Ok([Place::Process { pid: *pid, started: *started }].into()),
             Self::File(path) => Ok([Place::File(path.clone())].into()),
             Self::Name(name) => self.one(&with(&|guest| guest.name == *name)),
             Self::Id(digits) => self.one(&with(&|guest| guest.id.as_str().starts_with(digits))),
@@ -278,13 +282,22 @@ fn compose(text: &str) -> Result<Selector, SelectorError> {
     if number == Some(0) { Err(wrong()) } else { Ok(Selector::Compose { project, service, number }) }
 }
 
+/// True if two values are equal, or one is not known.
+fn may_be_same<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
+    one == other || one.is_none() || other.is_none()
+}
+
 fn process(text: &str) -> Result<Selector, SelectorError> {
     let (pid, started) = text.split_once('@').map_or((text, None), |(pid, started)| (pid, Some(started)));
+    let (started, boot) = match started.and_then(|started| started.split_once('@')) {
+        Some((started, boot)) => (Some(started), Some(boot)),
+        None => (started, None),
+    };
     let pid = pid.parse().ok().filter(|pid| is_pid(*pid));
-    let started = started.map(str::parse).transpose();
-    match (pid, started) {
-        (Some(pid), Ok(started)) => Ok(Selector::Process { pid, started }),
-        (Some(_) | None, _) => Err(SelectorError::Process(text.to_owned())),
+    let (started, boot) = (started.map(str::parse).transpose(), boot.map(str::parse).transpose());
+    match (pid, started, boot) {
+        (Some(pid), Ok(started), Ok(boot)) => Ok(Selector::Process { pid, started, boot }),
+        (Some(_) | None, ..) => Err(SelectorError::Process(text.to_owned())),
     }
 }
 
@@ -315,8 +328,9 @@ impl fmt::Display for Selector {
             Self::Compose { project, service, number: Some(number) } => {
                 write!(f, "compose:{project}/{service}/{number}")
             }
-            Self::Process { pid, started: None } => write!(f, "pid:{pid}"),
-            Self::Process { pid, started: Some(started) } => write!(f, "pid:{pid}@{started}"),
+            Self::Process { pid, started: None, .. } => write!(f, "pid:{pid}"),
+            Self::Process { pid, started: Some(started), boot: None } => write!(f, "pid:{pid}@{started}"),
+            Self::Process { pid, started: Some(started), boot: Some(boot) } => write!(f, "pid:{pid}@{started}@{boot}"),
             Self::File(path) => write!(f, "netns:{}", path.display()),
         }
     }

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{error, info};
 use wire_net::chain;
 
-use super::Selector;
+use super::{BootId, Selector};
 use crate::guests::{Helper, HelperError, Place, Process, Running, Why, Word};
 
 /// The pause before the helper is asked again.
@@ -145,11 +145,12 @@ impl Watched {
     }
 }
 
-/// The selector with the time at which its process was started: without that, it would mean any later process with the same number.
+/// The selector with the time at which its process was started, and the run of the kernel: without that, it would mean any later process with the
+/// same number.
 fn as_kept(selector: Selector, place: &Place, process: Option<&Process>) -> Result<Selector, FindError> {
     match (place, process) {
         (Place::Process { pid, .. }, Some(process)) => {
-            Ok(Selector::Process { pid: *pid, started: Some(process.started()) })
+            Ok(Selector::Process { pid: *pid, started: Some(process.started()), boot: BootId::of_kernel() })
         }
         (Place::Process { pid, .. }, None) => {
             Err(FindError::Unknown(format!("it is not known when process {pid} was started: {OLD_HELPER}")))
@@ -219,7 +220,9 @@ mod tests {
         let selector: Selector = "pid:7".parse().unwrap();
         let process = Process::open(std::process::id()).unwrap();
         let kept = as_kept(selector.clone(), &place, Some(&process)).unwrap();
-        assert_eq!(kept.to_string(), format!("pid:7@{}", process.started()));
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        assert_eq!(kept.to_string(), format!("pid:7@{}@{}", process.started(), boot.trim()));
+        assert_eq!(kept.to_string().parse(), Ok(kept));
         let error = as_kept(selector, &place, None).unwrap_err().to_string();
         assert!(error.ends_with("systemctl restart wire-agent-guests.service"), "{error}");
     }

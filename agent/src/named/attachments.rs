@@ -17,8 +17,8 @@ use wire_store::Random;
 
 use crate::{
     attach::{
-        Attachment, AttachmentId, Folder, Found, Link, Origin, Placement, Selector, Spots, Watched, Wish,
-        ended_for_good,
+        Attachment, AttachmentId, BootId, Folder, Found, Known, Link, Origin, Placement, Selector, Spots, Watched,
+        Wish, ended_for_good,
     },
     guests::{Place, Running},
 };
@@ -118,6 +118,8 @@ pub(super) struct Attachments {
     pub(super) watched: Watched,
     pub(super) running: watch::Receiver<Running>,
     pub(super) spots: Spots,
+    /// This run of the kernel.
+    boot: Option<BootId>,
     /// Where each is wanted, as of the last look.
     pub(super) placement: Placement,
     /// Those whose interface another one makes in the same namespace.
@@ -150,6 +152,7 @@ impl Attachments {
             running: watched.subscribe(),
             watched,
             spots: Spots::default(),
+            boot: BootId::of_kernel(),
             placement: Placement::default(),
             clashes: BTreeMap::new(),
             faults: BTreeMap::new(),
@@ -166,7 +169,8 @@ impl Attachments {
     pub(super) fn ended_for_good(&self) -> Vec<(AttachmentId, &'static str)> {
         // Nothing that others wait for is done while this is held.
         let running = self.running.borrow();
-        let reason = |one: &Attachment| Some((one.id, ended_for_good(one, &running, &self.spots)?));
+        let known = Known { running: &running, spots: &self.spots, boot: self.boot.as_ref() };
+        let reason = |one: &Attachment| Some((one.id, ended_for_good(one, &known)?));
         self.all().values().filter_map(reason).collect()
     }
 
@@ -181,6 +185,23 @@ impl Attachments {
     /// The one that is already as a new one is to be.
     pub(super) fn same_as(&self, new: &NewAttachment) -> Option<AttachmentId> {
         self.all().values().find(|there| new.is_there_as(there)).map(|there| there.id)
+    }
+
+    /// Refuses a second interface of a guest in one network: the guest answers by its first one, with an address that is not the second one's,
+    /// and such packets are dropped. Documents that are there stay.
+    ///
+    /// # Errors
+    /// The attachment that the guest has there, for people.
+    pub(super) fn check_new(&self, new: &NewAttachment) -> Result<(), String> {
+        let is_there = |there: &&Attachment| there.guest.is_for_same(&new.guest) && there.network() == &new.network;
+        match self.all().values().find(is_there) {
+            None => Ok(()),
+            Some(Attachment { id, guest, interface, .. }) => Err(format!(
+                "{guest} is on {} already, by attachment {id} ({interface}): a second interface in one network would get no answers; detach that \
+                 one first, or attach this one to another network",
+                new.network
+            )),
+        }
     }
 
     /// The document of a new one.
@@ -325,6 +346,9 @@ mod tests {
         assert_eq!(all.same_as(&new("web", "none")), None);
         let other = NewAttachment { interface: Some("eth7".parse().unwrap()), ..new("web", "app") };
         assert_eq!(all.same_as(&other), None);
+        let refused = all.check_new(&other).unwrap_err();
+        assert!(refused.starts_with(&format!("web is on app already, by attachment {} (eth1)", first.id)), "{refused}");
+        assert_eq!(all.check_new(&new("web", "third")), Ok(()));
         let fixed = DualStack { v4: Some([10, 128, 0, 9].into()), v6: None };
         assert_eq!(all.same_as(&NewAttachment { addresses: fixed, ..new("web", "app") }), None);
         assert_eq!(add(&mut all, &NewAttachment { addresses: fixed, ..new("c", "app") }).check(), Ok(()));

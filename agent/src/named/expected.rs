@@ -10,7 +10,10 @@ use wire_lease::{
 use wire_net::{HostId, KeyPrefix, NetworkName};
 use wire_store::{LeaseStore, StoreError};
 
-use super::{Document, KnownFiles, part::Part};
+use super::{
+    Document, KnownFiles,
+    part::{FreePorts, Part},
+};
 use crate::{datapath::NetworkShare, firewall::FilterShare, ports::Disk, reconcile_loop::Shares};
 
 /// The shares of networks by name in the loops of `Network` and `Firewall`.
@@ -74,7 +77,8 @@ fn with_ports(mut parts: BTreeMap<NetworkName, Part>, outer: &SegmentOuter) -> B
     let names: Vec<NetworkName> = parts.keys().cloned().collect();
     for name in names {
         let Some(mut part) = parts.remove(&name) else { continue };
-        part.choose_port(outer, parts.values(), |_| true);
+        let as_kept = FreePorts { is_free: |_| true, has_inherited: |_| true };
+        part.choose_port(outer, parts.values(), &as_kept);
         parts.insert(name, part);
     }
     parts

@@ -24,7 +24,7 @@ use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
 use self::patience::Patience;
-pub(super) use self::port::is_of_agent;
+pub(super) use self::port::{FreePorts, is_of_agent};
 use super::{
     Leased, NetworkSeen, NetworkState,
     attached::{Attached, Containers},
@@ -85,6 +85,8 @@ pub(super) struct Part {
     /// Until when the store may have rooms that this host has given back.
     spare_until: Option<Instant>,
     pub(super) trouble: Trouble,
+    /// The reason why the kernel does not have all of the last share, for people; empty if it has.
+    undone: String,
     /// Those who wait until the network is as wished.
     pub(super) askers: Vec<oneshot::Sender<Result<(), String>>>,
 }
@@ -155,6 +157,7 @@ impl Part {
             taken_addresses: Patience::default(),
             spare_until: None,
             trouble: Trouble::None,
+            undone: String::new(),
             askers: Vec::new(),
         }
     }
@@ -170,7 +173,7 @@ impl Part {
 
     /// Begins anew after this host has begun to take part, or to leave.
     pub(super) fn turn(&mut self) {
-        (self.again, self.trouble) = (None, Trouble::None);
+        (self.again, self.trouble, self.undone) = (None, Trouble::None, String::new());
         (self.computed, self.kernel, self.after_filter, self.tell_at) = (None, Kernel::Nothing, None, None);
     }
 
@@ -330,6 +333,12 @@ impl Part {
     /// Notes that all of the share is in the kernel.
     pub(super) fn note_told(&mut self) {
         self.telling.reset();
+        self.undone.clear();
+    }
+
+    /// Notes why not all of the share is in the kernel.
+    pub(super) fn note_undone(&mut self, why: &str) {
+        self.undone = format!("its devices are not as they should be, and this is tried again: {why}");
     }
 
     /// Ends the pause before the share is set anew.
@@ -382,7 +391,7 @@ impl Part {
             (false, _) => NetworkState::Leaving,
         };
         let reason = match &self.trouble {
-            Trouble::None => String::new(),
+            Trouble::None => self.undone.clone(),
             Trouble::Waits(why) | Trouble::Fault(why) => why.clone(),
         };
         NetworkSeen {

@@ -299,6 +299,7 @@ impl<P: Ports> NamedTask<P> {
                 };
                 // The loop tries it again too, and the status says why.
                 part.kernel = Kernel::Nothing;
+                part.note_undone(&why);
                 if is_done {
                     part.tell_again(&random, now);
                 }

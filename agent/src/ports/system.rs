@@ -41,6 +41,8 @@ pub(crate) struct System {
     random: Random,
     /// The descriptors of an earlier run, until a driver takes them.
     kept: Arc<Mutex<Kept>>,
+    /// The UDP ports of these.
+    inherited_ports: Arc<BTreeSet<u16>>,
     /// The threads of loops.
     loops: Arc<Mutex<Vec<thread::JoinHandle<()>>>>,
 }
@@ -57,6 +59,7 @@ impl System {
             presence: Arc::new(Presence::new(network.clone())),
             network,
             random: Random::of_system(),
+            inherited_ports: Arc::new(kept.udp_ports()),
             kept: Arc::new(Mutex::new(kept)),
             loops: Arc::default(),
         }
@@ -163,6 +166,10 @@ impl Ports for System {
     fn is_free_port(&self, local: SocketAddr) -> bool {
         // Without SO_REUSEPORT, so that one of our own is in the way too.
         !self.presence.is_claimed_port(local.port()) && UdpSocket::bind(local).is_ok()
+    }
+
+    fn has_inherited_port(&self, port: u16) -> bool {
+        self.inherited_ports.contains(&port)
     }
 
     fn claim_ports(&self, ports: &BTreeSet<u16>) {
@@ -359,6 +366,7 @@ mod tests {
         system.loops_ended().await;
         assert!(done.load(Ordering::Relaxed));
         system.start_loop("hangs", std::future::pending::<()>).unwrap();
-        system.loops_ended().await;
+        let ended = tokio::time::timeout(LOOPS_END * 20, system.loops_ended()).await;
+        assert!(ended.is_ok(), "a loop that hangs is waited for longer than it should be");
     }
 }

@@ -57,6 +57,7 @@ const NAMES: &[(&str, Severity)] = &[
     ("link-needs", Fault),
     ("operation-failed", Fault),
     ("kernel-unreadable", Fault),
+    ("descriptors-not-kept", Warning),
     ("clash-in-kernel", Fault),
     ("firewall-not-as-desired", Fault),
     ("other-agent", Fault),

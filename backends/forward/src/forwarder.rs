@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -29,6 +29,8 @@ use super::{
 pub struct Forwarder {
     engines: BTreeMap<LinkName, Engine>,
     kept: Kept,
+    /// The devices of kept descriptors that have been ours in this run.
+    known: BTreeSet<LinkName>,
     tunnels: Tunnels,
 }
 
@@ -114,6 +116,14 @@ impl Kept {
         self.0.is_empty()
     }
 
+    /// The UDP ports of the sockets among them.
+    #[must_use]
+    pub fn udp_ports(&self) -> BTreeSet<u16> {
+        let sockets = self.0.values().filter_map(|fd| Some(UdpSocket::from(fd.try_clone().ok()?)));
+        // A TUN device's queue has no address.
+        sockets.filter_map(|socket| Some(socket.local_addr().ok()?.port())).collect()
+    }
+
     /// Closes all descriptors of a device.
     pub(crate) fn forget(&mut self, link: LinkName) {
         let of_link = format!("{link}.");
@@ -121,8 +131,11 @@ impl Kept {
     }
 
     fn retain(&mut self, is_kept: impl Fn(LinkName) -> bool) {
-        let link = |name: &str| name.rsplit_once('.').and_then(|(link, _)| link.parse().ok());
-        self.0.retain(|name, _| link(name).is_some_and(&is_kept));
+        self.0.retain(|name, _| link_of(name).is_some_and(&is_kept));
+    }
+
+    fn links(&self) -> BTreeSet<LinkName> {
+        self.0.keys().filter_map(|name| link_of(name)).collect()
     }
 
     fn add<'a>(&mut self, handles: impl IntoIterator<Item = &'a Handle>) {
@@ -200,6 +213,7 @@ impl Forwarder {
     fn stop_engine(&mut self, name: LinkName) {
         let Some(engine) = self.engines.remove(&name) else { return };
         self.kept.add(&engine.shared.handles);
+        self.known.insert(name);
         for why in engine.end() {
             warn!(link = %name, why, "a tunnel has ended");
         }
@@ -217,6 +231,18 @@ impl Forwarder {
     /// Those of devices that are `awaited` stay until they are used or stopped: they are made later.
     pub fn release(&mut self, awaited: impl Fn(LinkName) -> bool) {
         self.kept.retain(awaited);
+    }
+
+    /// Closes the kept descriptors of devices that are ours no more: without a device, nothing stops its tunnel. Those of an earlier run stay
+    /// until their device has been ours.
+    pub fn follow(&mut self, is_ours: impl Fn(LinkName) -> bool) {
+        for link in self.kept.links() {
+            if is_ours(link) {
+                self.known.insert(link);
+            } else if self.known.remove(&link) {
+                self.kept.forget(link);
+            }
+        }
     }
 
     /// Sets forwarding entries, or removes them (`None`). All changes take effect at once.
@@ -288,6 +314,11 @@ impl Tunnels {
     }
 }
 
+/// The device of a descriptor with this name.
+fn link_of(name: &str) -> Option<LinkName> {
+    name.rsplit_once('.').and_then(|(link, _)| link.parse().ok())
+}
+
 /// True if the device that an engine works on still exists.
 fn is_there(state: &ObservedNet, name: &LinkName, engine: &Engine) -> bool {
     state.links.get(name).is_some_and(|link| link.index == engine.index)
@@ -313,7 +344,15 @@ fn op_error(error: &EngineError) -> OpError {
         (EngineError::Tun(..), Some(Errno::EBUSY | Errno::EINVAL)) => {
             "another program has a device of that name: is flanneld still running?"
         }
-        _ => "",
+        (_, Some(Errno::EMFILE)) => "raise LimitNOFILE= of the agent's unit",
+        (_, Some(Errno::ENFILE)) => "raise fs.file-max (sysctl)",
+        (EngineError::Thread(_), _) => "raise TasksMax= of the agent's unit",
+        // Who has the port is added by those who can look.
+        (EngineError::Udp(..), Some(Errno::EADDRINUSE)) => "",
+        (EngineError::Udp(..), Some(Errno::EADDRNOTAVAIL)) => "give the host this address back, or restart the agent",
+        (EngineError::Tun(..) | EngineError::Gone(..) | EngineError::Udp(..), _) => {
+            "see the kernel's log (dmesg), and restart the agent if this lasts"
+        }
     };
     let kind = match (error, errno) {
         (EngineError::Tun(..), Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => ErrorKind::Unsupported,
@@ -328,4 +367,29 @@ fn op_error(error: &EngineError) -> OpError {
 
 fn again(error: &std::io::Error) -> std::io::Error {
     error.raw_os_error().map_or_else(|| std::io::Error::other(chain(error)), std::io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_sockets_of_a_device_are_closed_when_it_is_ours_no_more() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let [own, other]: [LinkName; 2] = ["wv.5000", "wv.5001"].map(|name| name.parse().unwrap());
+        let names = ["wv.5000.socket", "wv.5001.socket"].map(str::to_owned);
+        let of_other = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut forwarder = Forwarder::new(Kept::new(names.into_iter().zip([socket.into(), of_other])));
+        assert!(forwarder.kept.udp_ports().contains(&port));
+        // At a start, before the network is known.
+        forwarder.follow(|_| false);
+        forwarder.release(|_| true);
+        forwarder.follow(|link| link == own);
+        let bind = || UdpSocket::bind(("127.0.0.1", port));
+        assert!(bind().is_err(), "it waits for its device");
+        forwarder.follow(|_| false);
+        assert!(bind().is_ok(), "the port is free");
+        assert_eq!(forwarder.kept.links(), [other].into(), "the other one's network is not known yet");
+    }
 }

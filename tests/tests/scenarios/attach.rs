@@ -216,9 +216,13 @@ fn a_port_that_is_deleted_is_back_within_a_second_and_of_a_guest_that_ends_nothi
         eventually(START, || inside(&format!("ping -c 1 -W 5 {address}")).map(drop))?;
     }
     silent(&sites)?;
+    let second = node.agent.run_with_its_flags(&format!("attach /run/netns/{name} app --name eth5"))?;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    check(second.status.code() == Some(1) && said.contains("is on app already"), || format!("{second:?}"))?;
     // The name of an interface that is there already.
+    ctl(node, "network create more")?;
     inside("ip link add eth5 type veth peer name eth6")?;
-    let taken = node.agent.run_with_its_flags(&format!("attach /run/netns/{name} app --name eth5"))?;
+    let taken = node.agent.run_with_its_flags(&format!("attach /run/netns/{name} more --name eth5"))?;
     let said = String::from_utf8_lossy(&taken.stderr).into_owned();
     check(taken.status.code() == Some(1) && said.contains("eth5 is there already"), || format!("{taken:?}"))?;
     ctl(node, &format!("detach /run/netns/{name} --name eth5"))?;

@@ -97,6 +97,7 @@ fn an_address_that_another_host_has_is_refused_with_its_name() -> Result {
     let (_etcd, sites) = sites::<2>(&lab, V4, false)?;
     ctl(&sites[0].node, "network create app")?;
     let (near, far) = (Made::of(&sites[0].node, "near")?, Made::of(&sites[1].node, "far")?);
+    let beside = Made::of(&sites[0].node, "beside")?;
     let other = attach(&sites[1].node, &format!("{} app", far.path()))?;
     let public = sites[1].node.host.on_underlay(Family::V4);
     let asked = format!("attach {} app --ip {}", near.path(), other[0]);
@@ -106,7 +107,7 @@ fn an_address_that_another_host_has_is_refused_with_its_name() -> Result {
         check(status == Some(1) && said.contains("the host "), || format!("{status:?} {said}"))?;
         attach(&sites[0].node, &format!("{} app", near.path()))?;
         let named = format!("({public}) has {}", other[0]);
-        let second = format!("{asked} --name eth7");
+        let second = format!("attach {} app --ip {}", beside.path(), other[0]);
         let is_named = || {
             let (status, said) = refused(&sites[0].node, &second)?;
             check(status == Some(1) && said.contains(&named), || format!("{status:?} {said}"))

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, process::Output, threa
 use wire_tests::{Etcd, LabError, Pings, Result, check, eventually, lab};
 
 use crate::{
-    attach_site::{Made, attach, refused, sites},
+    attach_site::{Made, attach, ctl, refused, sites},
     cluster::{Node, START, V4, cluster},
     named::{all_reach, asked, expose_on, keys, network, silent},
 };
@@ -189,4 +189,67 @@ fn after_an_older_backup_who_joined_since_is_back_and_who_has_left_leaves_again(
     apart(&[two, three], "late")?;
     eventually(START, || nodes.iter().try_for_each(|node| node.agent.ctl(&["status"]).map(drop)))?;
     silent_soon(&nodes.each_ref())
+}
+
+/// An address of a container is given to another host by a backup that has it: the container was elsewhere then.
+#[test]
+fn after_an_older_backup_a_container_keeps_its_address_which_another_host_had_then() -> Result {
+    let lab = lab!();
+    let (mut etcd, sites) = sites::<3>(&lab, V4, false)?;
+    let nodes: Vec<&Node> = sites.iter().map(|site| &site.node).collect();
+    network(nodes[0], "create app")?;
+    let own = nodes.iter().map(|node| expose_on(node, "app")).collect::<Result<Vec<_>>>()?;
+    let address = outside(own.iter().map(|own| own[0]))?;
+    let former = Made::of(nodes[0], "f")?;
+    attach(nodes[0], &format!("{} app --ip {address}", former.path()))?;
+    let backup = etcd.back_up()?;
+    let mut gateway = etcd.gateway()?;
+    (0..50).try_for_each(|_| gateway.put(b"/other", b""))?;
+    nodes[0].agent.ctl(&["detach", &former.path()])?;
+    let guest = Made::of(nodes[1], "g")?;
+    let is_free = || {
+        let output = nodes[1].agent.run_with_its_flags(&format!("attach {} app --ip {address}", guest.path()))?;
+        check(output.status.success(), || format!("{output:?}\n{}", nodes[0].agent.log()))
+    };
+    eventually(START, is_free)?;
+    let third = Made::of(nodes[2], "t")?;
+    attach(nodes[2], &format!("{} app", third.path()))?;
+    let before = records(&etcd)?;
+    third.pings(address)?;
+    let attachments = || ctl(nodes[1], "attachments");
+    let attached = attachments()?;
+
+    etcd.restore(&backup)?;
+    etcd.restart(0)?;
+    let log = || nodes.iter().map(|node| node.agent.log()).collect::<String>();
+    let is_back = || {
+        let now = records(&etcd)?;
+        check(now == before, || format!("{before:?}\nbefore, now\n{now:?}\n{}", log()))
+    };
+    eventually(START * 3, is_back)?;
+    let now = attachments()?;
+    check(now == attached, || format!("{attached}\nbefore, now\n{now}\n{}", log()))?;
+    // Others were led to the former host for as long as etcd said so.
+    eventually(START, || third.pings(address))?;
+    guest.pings(own[2][0])?;
+    apart(&nodes, "app")?;
+    silent_soon(&nodes)
+}
+
+/// An address of the network in none of the blocks of these hosts.
+fn outside(own: impl Iterator<Item = IpAddr>) -> Result<IpAddr> {
+    let own: BTreeSet<IpAddr> = own.collect();
+    let [IpAddr::V4(first), ..] = own.iter().copied().collect::<Vec<_>>()[..] else {
+        return Err(LabError::Wrong(format!("{own:?}")));
+    };
+    let base = u32::from(first) & !0xfff;
+    let blocks: BTreeSet<u32> = own
+        .iter()
+        .filter_map(|address| match address {
+            IpAddr::V4(address) => Some(u32::from(*address) >> 5),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    let free = (1..127).map(|block| base + 32 * block + 9).find(|address| !blocks.contains(&(address >> 5)));
+    free.map(|address| IpAddr::V4(address.into())).ok_or_else(|| LabError::Wrong("no free block".to_owned()))
 }

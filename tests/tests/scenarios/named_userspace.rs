@@ -342,3 +342,30 @@ fn a_port_that_a_program_has_is_left_to_it() -> Result {
     drop((first, second));
     Ok(())
 }
+
+/// A device of another kind in the place of ours: the tunnel stops, and has nothing to stop when the network goes.
+#[test]
+fn a_network_that_goes_while_its_tunnel_does_not_run_leaves_no_socket_and_says_why_it_did_not_run() -> Result {
+    let lab = lab!();
+    let (_etcd, sites) = sites(&lab, V4, [UserspaceVxlan])?;
+    let (node, host) = (&sites[0].node, sites[0].node.host.namespace());
+    ctl(node, "network create app")?;
+    ctl(node, "network expose app")?;
+    let inspected = || json(node, "network inspect app");
+    let device = format!("wv.{}", inspected()?["vni"]);
+    host.sh(&format!("ip link delete {device} && ip link add {device} type bridge"))?;
+    let is_said = || {
+        let here = inspected()?["here"].clone();
+        let reason = here["reason"].as_str().unwrap_or_default();
+        check(reason.contains(&device) && reason.contains("rename or remove it"), || {
+            format!("{here}\n{}", node.agent.log())
+        })
+    };
+    eventually(START, is_said)?;
+    host.sh(&format!("ip link delete {device}"))?;
+    eventually(START, || check(inspected()?["here"]["reason"] == "", || node.agent.log()))?;
+    host.sh(&format!("ip link delete {device} && ip link add {device} type bridge"))?;
+    eventually(START, is_said)?;
+    ctl(node, "network hide app")?;
+    foreign_socket(&sites[0], 61_000).map(drop)
+}

@@ -141,6 +141,10 @@ fn a_process_is_for_the_same_as_one_that_was_started_at_the_same_time() {
         one.is_for_same(&other)
     };
     assert!(is_same("pid:7@100", "pid:7@100") && is_same("pid:7@100", "pid:7"));
+    let boots = ["4ad8d9f2-54ab-4fe1-93cb-8f4ef4cb2c2b", "00000000-0000-4000-8000-000000000000"];
+    let [one, other] = boots.map(|boot| format!("pid:7@100@{boot}"));
+    assert!(is_same(&one, &one) && is_same(&one, "pid:7@100") && !is_same(&one, &other));
+    assert!("pid:7@100@".parse::<Selector>().is_err());
     assert!(!is_same("pid:7@100", "pid:7@101") && !is_same("pid:7", "pid:8"));
     assert!(is_same("id:aaaaaaaaaaaa", "id:aaaaaaaaaaaa1") && !is_same("id:aaaaaaaaaaaa1", "id:aaaaaaaaaaaa2"));
     assert!(is_same("web", "name:web") && !is_same("7", "pid:7"));

@@ -16,22 +16,35 @@ pub(in crate::named) const fn is_of_agent(port: u16) -> bool {
     port >= FIRST
 }
 
+/// What the host tells of UDP ports.
+pub(in crate::named) struct FreePorts<F, I> {
+    /// True if no socket has it.
+    pub(in crate::named) is_free: F,
+    /// True if a socket of an earlier run of the agent has it, which the tunnel takes over.
+    pub(in crate::named) has_inherited: I,
+}
+
 impl Part {
     /// Chooses the port, as long as none is chosen: the one that the network has had, if it is no other network's, else the first free one.
-    /// `is_free` is asked about new ones alone: sockets of an earlier run may have the other, for this one.
+    /// One that has become that of the default network is given up.
     pub(in crate::named) fn choose_port<'a>(
         &mut self,
         outer: &SegmentOuter,
         others: impl Iterator<Item = &'a Self>,
-        is_free: impl Fn(u16) -> bool,
+        ports: &FreePorts<impl Fn(u16) -> bool, impl Fn(u16) -> bool>,
     ) {
+        let FreePorts { is_free, has_inherited } = ports;
+        if self.port == Some(outer.port) {
+            self.give_up_port();
+        }
         if outer.agent.is_none() {
             self.port = None;
         } else if self.port.is_none() {
             let taken: BTreeSet<u16> = others.filter_map(Self::port_of_agent).collect();
             let is_left = |port: &u16| *port != outer.port && !taken.contains(port) && !self.taken_ports.contains(port);
             let new = || (FIRST..=u16::MAX).find(|port| is_left(port) && is_free(*port));
-            self.port = self.port_of_agent().filter(is_left).or_else(new);
+            let is_had = |port: &u16| is_left(port) && (has_inherited(*port) || is_free(*port));
+            self.port = self.port_of_agent().filter(is_had).or_else(new);
         }
     }
 
@@ -74,6 +87,10 @@ mod tests {
         Part::new(host(1), Entry { held: Some(held), ..Entry::default() })
     }
 
+    /// No socket has any port.
+    const ALL_FREE: FreePorts<fn(u16) -> bool, fn(u16) -> bool> =
+        FreePorts { is_free: |_| true, has_inherited: |_| false };
+
     fn by_agent() -> SegmentOuter {
         let agent = Some(SegmentAgent { port: 8472, settings: ForwardSettings::default() });
         SegmentOuter { agent, ..outer() }
@@ -85,36 +102,50 @@ mod tests {
         for number in 0..parts.len() {
             let (before, rest) = parts.split_at_mut(number);
             let Some((part, after)) = rest.split_first_mut() else { continue };
-            part.choose_port(&by_agent(), before.iter().chain(after.iter()), |_| true);
+            part.choose_port(&by_agent(), before.iter().chain(after.iter()), &ALL_FREE);
         }
         let ports = || parts.iter().map(|part| part.outer(by_agent()).own_port()).collect::<Vec<_>>();
         // Two that had one: the second one to choose keeps it.
         assert_eq!(ports(), [61_000, 61_002, 61_003, 61_001]);
         let again = |part: &Part| Part::new(host(1), part.entry.clone());
         let mut kept = again(&part(61_005));
-        kept.choose_port(&by_agent(), parts.iter(), |_| true);
+        kept.choose_port(&by_agent(), parts.iter(), &ALL_FREE);
         assert_eq!(kept.outer(by_agent()).own_port(), 61_005);
         // A later start with the kernel's VXLAN.
-        kept.choose_port(&outer(), parts.iter(), |_| true);
+        kept.choose_port(&outer(), parts.iter(), &ALL_FREE);
         assert_eq!((kept.outer(outer()).own_port(), kept.port), (8472, None));
     }
 
     #[test]
     fn a_port_that_somebody_else_has_is_not_chosen_and_is_given_up() {
-        let is_free = |port| port != 61_001;
+        let free = FreePorts { is_free: |port| port != 61_001, has_inherited: |_| false };
         let flat = SegmentOuter { port: 61_000, ..by_agent() };
         let mut new = part(8472);
-        new.choose_port(&flat, [].into_iter(), is_free);
+        new.choose_port(&flat, [].into_iter(), &free);
         assert_eq!(new.port, Some(61_002), "without that of the default network, and that of a program");
         new.give_up_port();
-        new.choose_port(&flat, [].into_iter(), is_free);
+        new.choose_port(&flat, [].into_iter(), &free);
         assert_eq!(new.port, Some(61_003));
-        // One that was kept is not asked about: an earlier run's sockets for it may be there. It is given up nonetheless.
+        // A kept one that a program has got while the agent did not run.
         let mut kept = part(61_001);
-        kept.choose_port(&by_agent(), [].into_iter(), is_free);
+        kept.choose_port(&by_agent(), [].into_iter(), &free);
+        assert_eq!(kept.port, Some(61_000));
+        // One that sockets of an earlier run have, for this network.
+        let inherited = FreePorts { is_free: |port| port != 61_001, has_inherited: |port| port == 61_001 };
+        let mut kept = part(61_001);
+        kept.choose_port(&by_agent(), [].into_iter(), &inherited);
         assert_eq!(kept.port, Some(61_001));
         kept.give_up_port();
-        kept.choose_port(&by_agent(), [].into_iter(), is_free);
+        kept.choose_port(&by_agent(), [].into_iter(), &inherited);
         assert_eq!((kept.port, kept.outer(by_agent()).own_port()), (Some(61_000), 61_000));
+    }
+
+    #[test]
+    fn a_port_that_becomes_that_of_the_default_network_is_given_up() {
+        let mut part = part(61_001);
+        part.choose_port(&by_agent(), [].into_iter(), &ALL_FREE);
+        let flat = SegmentOuter { port: 61_001, ..by_agent() };
+        part.choose_port(&flat, [].into_iter(), &ALL_FREE);
+        assert_eq!(part.outer(flat).own_port(), 61_000);
     }
 }

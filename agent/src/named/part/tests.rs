@@ -168,7 +168,11 @@ async fn a_share_that_could_not_be_done_waits_until_it_is_time() {
     }
     assert_eq!(pauses[0], Duration::from_secs(1));
     assert!(pauses[6] > Duration::from_secs(7) && pauses[6] <= Duration::from_secs(15), "{pauses:?}");
+    part.note_undone("create wv.5000: no such device");
+    part.note_lack(None, Instant::now());
+    assert!(part.seen().reason.ends_with("tried again: create wv.5000: no such device"), "{:?}", part.seen());
     part.note_told();
+    assert_eq!(part.seen().reason, "");
     part.tell_again(&random, Instant::now());
     assert_eq!(part.tell_at, Some(Instant::now() + Duration::from_secs(1)));
 }

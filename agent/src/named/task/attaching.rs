@@ -54,6 +54,7 @@ impl<P: Ports> NamedTask<P> {
         if let Some(id) = self.attachments.same_as(&new) {
             return Ok((Noted { ids: [id].into(), is_already: true }, true));
         }
+        self.attachments.check_new(&new)?;
         let document = self.attachments.document(&new, self.ports.random());
         let (folder, mut found) = (self.attachments.folder.clone(), self.attachments.found.clone());
         let (id, network) = (document.id, new.network);
@@ -144,6 +145,7 @@ impl<P: Ports> NamedTask<P> {
             self.attachments.all().is_empty() && self.parts.values().all(|part| part.entry.endpoints.is_empty());
         if is_idle {
             self.attachments.spots.follow(std::iter::empty(), &Running::default(), Instant::now());
+            self.release_all_idle(ground);
             return;
         }
         let documents: Vec<_> = self.attachments.all().values().map(|one| (one.network().clone(), one.id)).collect();
@@ -162,9 +164,9 @@ impl<P: Ports> NamedTask<P> {
         for name in names {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             self.give_addresses(&name, &mut part, ground);
-            self.release_idle(&name, &mut part, ground);
             self.parts.insert(name, part);
         }
+        self.release_all_idle(ground);
     }
 
     fn open(&mut self, place: Place, process: Option<u32>) {

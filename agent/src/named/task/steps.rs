@@ -15,7 +15,7 @@ use crate::{
         Ground, Leased, NetworkState,
         jobs::{self, Done, late},
         lack::Lack,
-        part::{Kernel, Part, Trouble},
+        part::{FreePorts, Kernel, Part, Trouble},
     },
     ports::Ports,
 };
@@ -55,8 +55,12 @@ impl<P: Ports> NamedTask<P> {
         for name in self.due.take(self.parts.iter(), begun) {
             let Some(mut part) = self.parts.remove(&name) else { continue };
             part.again = part.again.filter(|again| *again > Instant::now());
-            let is_free = |port| self.ports.is_free_port(SocketAddr::new(ground.outer.local, port));
-            part.choose_port(&ground.outer, self.parts.values(), is_free);
+            let local = |port| SocketAddr::new(ground.outer.local, port);
+            let ports = FreePorts {
+                is_free: |port| self.ports.is_free_port(local(port)),
+                has_inherited: |port| self.ports.has_inherited_port(port),
+            };
+            part.choose_port(&ground.outer, self.parts.values(), &ports);
             if part.entry.is_wanted() {
                 let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
                 if self.hold(&name, &mut part, &ground, lack) {

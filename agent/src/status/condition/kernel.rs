@@ -20,6 +20,8 @@ pub(crate) enum KernelCondition {
     OperationFailed { operation: String, text: String },
     /// The kernel could not be read: the error.
     Unreadable(String),
+    /// The service manager has no room for so many descriptors of all.
+    NotKept { without_room: usize, all: usize },
     /// Several networks of this host want the same keys of the kernel.
     Clashes(Vec<Clash>),
 }
@@ -42,6 +44,7 @@ impl KernelCondition {
         LINK_NEEDS = conflict("link-needs");
         OPERATION_FAILED = failure("operation-failed");
         UNREADABLE = failure("kernel-unreadable");
+        NOT_KEPT = Kind::warning("descriptors-not-kept", "descriptors").logged(Log::Beginning);
         CLASH = Kind::fault("clash-in-kernel", "clash in the kernel").logged(Log::LinesAndEnd);
     }
 
@@ -67,6 +70,7 @@ impl KernelCondition {
             Self::Conflict(Conflict::Needs { .. }) => Self::LINK_NEEDS,
             Self::OperationFailed { .. } => Self::OPERATION_FAILED,
             Self::Unreadable(_) => Self::UNREADABLE,
+            Self::NotKept { .. } => Self::NOT_KEPT,
             Self::Clashes(_) => Self::CLASH,
         }
     }
@@ -75,6 +79,7 @@ impl KernelCondition {
         match self {
             Self::NoNotifications(error) | Self::Unreadable(error) => Message::plain(error),
             Self::OtherProgram(changes) => other_program(changes),
+            Self::NotKept { without_room, all } => not_kept(*without_room, *all),
             Self::Clashes(clashes) => Message::of_clashes(clashes),
             Self::Detours(routes) if routes.matches("; remove the route").count() > 1 => Message::plain(routes),
             Self::Detours(text) => Message::split(text, &REMEDIES),
@@ -93,6 +98,7 @@ impl KernelCondition {
             | Self::Detours(_)
             | Self::Bypassed(_)
             | Self::Unreadable(_)
+            | Self::NotKept { .. }
             | Self::Clashes(_) => String::new(),
         }
     }
@@ -126,6 +132,14 @@ fn bypassed(rules: &[PolicyRule]) -> Message {
         named.join(" and ")
     ))
     .remedy("; ", "exclude the overlay's networks, with a rule before them: ip rule add to NETWORK lookup main priority NUMBER")
+}
+
+fn not_kept(without_room: usize, all: usize) -> Message {
+    Message::plain(format!(
+        "systemd has no room for {without_room} of {all} descriptors of networks whose packets the agent moves: packets of these are lost while \
+         the agent is restarted"
+    ))
+    .remedy("; ", format!("set FileDescriptorStoreMax={all} or more in the agent's unit (systemctl edit wire-agent)"))
 }
 
 fn other_program(changes: &[(String, u32)]) -> Message {
