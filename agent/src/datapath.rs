@@ -293,7 +293,7 @@ impl<P: Ports> NetworkLoop<P> {
     /// Lets the service manager keep the tunnels' descriptors, and says if it has no room for all.
     fn store(&self, handles: &[Handle]) {
         let without_room = self.stored.follow(self.ports.supervisor(), handles);
-        let said = (without_room > 0).then(|| KernelCondition::NotKept { without_room, all: handles.len() });
+        let said = (without_room > 0).then_some(KernelCondition::NotKept { without_room, all: handles.len() });
         self.status.set(KernelCondition::NOT_KEPT, said);
     }
 

@@ -152,7 +152,7 @@ impl NetFromSegment {
     fn flood(&self, host: &SegmentHost) -> Option<FloodEntry> {
         let FdbTarget { to, port } = self.segment.target(host)?;
         let by = FloodPath { port, ..FloodPath::default() };
-        self.segment.floods().then(|| FloodEntry { link: self.overlay, mac: ALL, to, by })
+        self.segment.floods().then_some(FloodEntry { link: self.overlay, mac: ALL, to, by })
     }
 
     fn flood_more(&mut self, entry: FloodEntry) {

@@ -87,9 +87,10 @@ mod tests {
         Part::new(host(1), Entry { held: Some(held), ..Entry::default() })
     }
 
+    type Asked = fn(u16) -> bool;
+
     /// No socket has any port.
-    const ALL_FREE: FreePorts<fn(u16) -> bool, fn(u16) -> bool> =
-        FreePorts { is_free: |_| true, has_inherited: |_| false };
+    const ALL_FREE: FreePorts<Asked, Asked> = FreePorts { is_free: |_| true, has_inherited: |_| false };
 
     fn by_agent() -> SegmentOuter {
         let agent = Some(SegmentAgent { port: 8472, settings: ForwardSettings::default() });
