@@ -187,10 +187,11 @@ pub(super) fn empty(judged: Overlays, lens: &BTreeSet<u8>) -> DesiredTable {
     let sender =
         |family| Rule::new(P::Senders(family).words(), [Match::Sender(family, senders(family))], [Action::Accept]);
     let usual = [Match::UsualFrame, Match::Sender(Family::V4, v4)];
-    // Of other hosts, of containers: nearly all frames. Only what is in a network that this host takes part in is marked.
-    let mut rules = judged_by_rules(judged, P::JudgedBefore.words(), &[Match::UsualFrame]);
+    // Nearly all frames: those of other hosts, and those of containers.
+    let known = [Match::UsualFrame, Match::From(Links::In(PORTS))];
+    let mut rules = judged_by_rules(judged, P::JudgedBefore.words(), &known);
     rules.push(Rule::new(P::Senders(Family::V4).words(), usual, [Action::Accept]));
-    rules.extend(judged_by_agent(judged, P::JudgedBefore.words(), &[Match::UsualFrame, Match::From(Links::In(PORTS))]));
+    rules.extend(judged_by_agent(judged, P::JudgedBefore.words(), &known));
     rules.extend([
         // A port whose container is not known yet, or not any more.
         Rule::new(P::UnknownContainers.words(), [Match::FromLike("wp"), Match::From(Links::NotIn(PORTS))], dropped()),

@@ -202,7 +202,7 @@ fn at_port(table: &ObservedTable, frame: &Frame<'_>, port: LinkName, purpose: Se
         P::NotChecked => (!is_known).then_some(Verdict::Accepted),
         P::JudgedBefore => {
             let is_judged = is_like(OVERLAYS) && frame.let_in || is_in(table, TUNNELS, port);
-            is_judged.then_some(Verdict::Accepted)
+            (is_judged && is_known).then_some(Verdict::Accepted)
         }
         P::Senders(of) if of == family => frame.source.filter(|mac| is_sender(*mac)).map(|_| Verdict::Accepted),
         P::NoSource(of) if of == family => (is_like(OVERLAYS) && source.is_unspecified()).then_some(Verdict::Dropped),
