@@ -54,8 +54,9 @@ impl<P: Ports> NamedTask<P> {
         if let Some(id) = self.attachments.same_as(&new) {
             return Ok((Noted { ids: [id].into(), is_already: true }, true));
         }
-        self.attachments.check_new(&new)?;
         let document = self.attachments.document(&new, self.ports.random());
+        document.check().map_err(|refused| refused.to_string())?;
+        self.attachments.check_new(&new)?;
         let (folder, mut found) = (self.attachments.folder.clone(), self.attachments.found.clone());
         let (id, network) = (document.id, new.network);
         info!(attachment = %id, guest = %document.guest, %network, interface = %document.interface, "attachment");
