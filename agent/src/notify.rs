@@ -2,6 +2,7 @@
 //! still asks the parts of the agent, for `status`.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -119,6 +120,10 @@ pub(crate) struct Stored {
 /// A name, and the descriptor it stands for; `None` if an earlier run stored it.
 type Entry = (String, Option<u64>);
 
+fn entry(handle: &Handle) -> Entry {
+    (handle.name.clone(), Some(handle.number))
+}
+
 /// The name of a network's descriptor in systemd's store.
 pub(crate) fn name_in_store(network: &NetworkName, name: &str) -> String {
     if network.is_default() { name.to_owned() } else { format!("{network}/{name}") }
@@ -141,17 +146,18 @@ impl Stored {
     pub(crate) fn follow(&self, supervisor: &dyn Supervisor, handles: &[Handle]) -> usize {
         let (handles, beyond) = handles.split_at(handles.len().min(supervisor.most_kept().unwrap_or(usize::MAX)));
         let mut stored = self.lock();
-        let is = |handle: &Handle, (name, number): &Entry| handle.name == *name && Some(handle.number) == *number;
-        for (gone, _) in stored.iter().filter(|old| !handles.iter().any(|new| is(new, old))) {
+        let wanted: BTreeSet<Entry> = handles.iter().map(entry).collect();
+        let before: BTreeSet<Entry> = stored.iter().cloned().collect();
+        for (gone, _) in stored.iter().filter(|old| !wanted.contains(*old)) {
             let name = name_in_store(&self.network, gone);
             let _ = supervisor.notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
         }
-        for new in handles.iter().filter(|new| !stored.iter().any(|old| is(new, old))) {
+        for new in handles.iter().filter(|new| !before.contains(&entry(new))) {
             if let Err(error) = supervisor.keep(&name_in_store(&self.network, &new.name), new) {
                 warn!(%error, name = new.name, "systemd cannot keep a descriptor");
             }
         }
-        *stored = handles.iter().map(|handle| (handle.name.clone(), Some(handle.number))).collect();
+        *stored = handles.iter().map(entry).collect();
         beyond.len()
     }
 

@@ -330,10 +330,17 @@ impl Part {
         (self.is_behind, self.tell_at) = (true, Some(now + pause));
     }
 
-    /// Notes that all of the share is in the kernel.
-    pub(super) fn note_told(&mut self) {
-        self.telling.reset();
-        self.undone.clear();
+    /// Notes that a round has left nothing undone of the devices, and whether of containers' links neither. One that an older share was told by
+    /// says nothing about the one that is waited for.
+    pub(super) fn note_round(&mut self, number: u64, is_done: bool) {
+        let is_awaited = self.kernel == Kernel::Told(number);
+        if is_awaited {
+            self.kernel = Kernel::Done;
+            self.undone.clear();
+        }
+        if is_done && self.kernel == Kernel::Done {
+            self.telling.reset();
+        }
     }
 
     /// Notes why not all of the share is in the kernel.

@@ -289,12 +289,7 @@ impl<P: Ports> NamedTask<P> {
                 let why =
                     self.status.look(|seen| not_done(seen, &links)).filter(|_| part.kernel == Kernel::Told(number));
                 let Some(why) = why else {
-                    if is_done {
-                        part.note_told();
-                    }
-                    if part.kernel == Kernel::Told(number) {
-                        part.kernel = Kernel::Done;
-                    }
+                    part.note_round(number, is_done);
                     return;
                 };
                 // The loop tries it again too, and the status says why.

@@ -165,7 +165,9 @@ impl Ports for System {
 
     fn is_free_port(&self, local: SocketAddr) -> bool {
         // Without SO_REUSEPORT, so that one of our own is in the way too.
-        !self.presence.is_claimed_port(local.port()) && UdpSocket::bind(local).is_ok()
+        // An address that is not there yet says nothing about the port.
+        let is_taken = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        !self.presence.is_claimed_port(local.port()) && !UdpSocket::bind(local).is_err_and(is_taken)
     }
 
     fn has_inherited_port(&self, port: u16) -> bool {
@@ -350,6 +352,15 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+
+    #[test]
+    fn a_port_is_taken_by_a_socket_and_not_by_an_address_that_is_not_there() {
+        let system = System::default();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let taken = socket.local_addr().unwrap();
+        assert!(!system.is_free_port(taken));
+        assert!(system.is_free_port(SocketAddr::new([192, 0, 2, 1].into(), taken.port())));
+    }
 
     #[tokio::test]
     async fn a_run_waits_for_what_its_loops_have_in_hand_and_not_for_ever() {

@@ -63,6 +63,11 @@ impl Part {
         SegmentOuter { agent: host.agent.map(with_port), ..host }
     }
 
+    /// The port that is chosen. One that it had in an earlier run is not claimed before: that would be in its own way.
+    pub(in crate::named) const fn chosen_port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// The port that is chosen, or that it had in an earlier run.
     pub(in crate::named) fn port_of_agent(&self) -> Option<u16> {
         let kept = || self.entry.held.as_ref().map(|kept| kept.member.port);

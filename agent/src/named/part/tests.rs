@@ -171,8 +171,15 @@ async fn a_share_that_could_not_be_done_waits_until_it_is_time() {
     part.note_undone("create wv.5000: no such device");
     part.note_lack(None, Instant::now());
     assert!(part.seen().reason.ends_with("tried again: create wv.5000: no such device"), "{:?}", part.seen());
-    part.note_told();
-    assert_eq!(part.seen().reason, "");
+    part.kernel = Kernel::Told(6);
+    part.note_round(5, true);
+    assert!(!part.seen().reason.is_empty(), "a round of an older share says nothing about this one");
+    part.note_round(6, false);
+    assert_eq!(part.seen().reason, "", "its devices are there, if not all links of containers");
+    let now = Instant::now();
+    part.tell_again(&random, now);
+    assert!(part.tell_at.unwrap() - now > Duration::from_secs(7), "the pauses go on");
+    part.note_round(6, true);
     part.tell_again(&random, Instant::now());
     assert_eq!(part.tell_at, Some(Instant::now() + Duration::from_secs(1)));
 }

@@ -76,7 +76,7 @@ impl<P: Ports> NamedTask<P> {
             }
             self.parts.insert(name, part);
         }
-        self.ports.claim_ports(&self.parts.values().filter_map(Part::port_of_agent).collect());
+        self.ports.claim_ports(&self.parts.values().filter_map(Part::chosen_port).collect());
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
