@@ -42,7 +42,8 @@ impl<'a> Listeners<'a> {
         let files_after = self.files()?;
         self.mark(START)?;
         let after = logs();
-        let heard = after.iter().zip(&before).flat_map(|(after, before)| after[before.len()..].lines());
+        // A line that was half written is heard again as a whole.
+        let heard = after.iter().zip(&before).flat_map(|(after, before)| after[whole_lines(before)..].lines());
         let changes = heard.filter(|line| !is_mark(line) && !is_learned(line)).map(str::to_owned);
         Ok(changes.chain(files.symmetric_difference(&files_after).cloned()).collect())
     }
@@ -66,6 +67,11 @@ impl<'a> Listeners<'a> {
         command.args(&self.folders).args(["-printf", "%p %y %i %m %s %T@ %C@\n"]);
         Ok(output(&mut command)?.lines().map(str::to_owned).collect())
     }
+}
+
+/// The length of a text without the line that has no end yet.
+fn whole_lines(text: &str) -> usize {
+    text.rfind('\n').map_or(0, |end| end + 1)
 }
 
 /// Whether a line tells of a mark, or of the number that nft gives to each change that it tells of.
