@@ -3,7 +3,7 @@
 use super::{Attachment, BootId, Seen, Selector, Spots};
 use crate::guests::{Place, Running};
 
-/// What is known of guests.
+/// The guests as far as they are known.
 pub(crate) struct Known<'a> {
     /// The containers that there are.
     pub(crate) running: &'a Running,

@@ -135,8 +135,8 @@ impl Foundation {
         to.map(|to| self.behind(outer, Some(&to), &UNTRACKED)).unwrap_or_default()
     }
 
-    /// The same for what comes from blocks by the underlay's link: nearly all packets. It is none of those with containers of flat networks, so
-    /// these rules may come before all others.
+    /// Lets in so what comes from blocks by the underlay's link: nearly all packets. That link has no containers of flat networks, so these rules may
+    /// come before all others.
     fn first(&self, outer: Family) -> Vec<Rule> {
         let Some(to) = self.to_this_host(outer) else { return Vec::new() };
         let blocks = self.lens.iter().filter(|(inner, len)| *len < inner.bits());

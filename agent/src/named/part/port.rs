@@ -16,7 +16,7 @@ pub(in crate::named) const fn is_of_agent(port: u16) -> bool {
     port >= FIRST
 }
 
-/// What the host tells of UDP ports.
+/// The UDP ports of this host.
 pub(in crate::named) struct FreePorts<F, I> {
     /// True if no socket has it.
     pub(in crate::named) is_free: F,

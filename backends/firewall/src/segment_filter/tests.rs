@@ -166,6 +166,21 @@ fn a_network_with_another_port_changes_elements_alone() {
     assert_eq!(ports.iter().copied().collect::<Vec<_>>(), [Element::Port(4789), Element::Port(8472)]);
 }
 
+#[test]
+fn an_underlay_link_with_containers_has_no_rule_that_comes_before_all_others() {
+    let one = networks([share(5001, &[(2, 2, vec![1])])]);
+    let names_link = |bridges: &[&str]| {
+        let facts = HostFacts { bridges: bridges.iter().map(|link| name(link)).collect(), ..facts(Support::default()) };
+        let filter = computed(&one, &facts);
+        filter.firewall().table.as_ref().unwrap().chains["segments-in"]
+            .rules
+            .iter()
+            .filter(|rule| rule.text.contains("iifname \"eth0\""))
+            .count()
+    };
+    assert_eq!((names_link(&["docker0"]), names_link(&["docker0", "eth0"])), (2, 0));
+}
+
 fn any_networks() -> impl Strategy<Value = Networks> {
     let member = (2..6u8, prop::collection::vec(0..8u8, 0..3));
     let members = prop::collection::btree_map(2..6u8, member, 0..4);
