@@ -362,7 +362,9 @@ impl<P: Ports> FirewallLoop<P> {
         let with_flowtable = shares.values().filter(|share| share.policy.flowtable);
         let hookable = with_flowtable.flat_map(|share| self.hookable(&share.devices, &bridges)).collect();
         let (doubted, others) = (self.doubts.families(), self.others.look(&self.ports));
-        HostFacts { bridges, links, docker, support, tracked, doubted, hookable, others }
+        // Which ports flat networks have is known where all rules are computed.
+        let flat_ports = BTreeSet::new();
+        HostFacts { bridges, links, docker, support, tracked, doubted, hookable, others, flat_ports }
     }
 
     /// The links that exist, among those that a flowtable should have.

@@ -81,7 +81,8 @@ impl Rules {
         shares: &Filtered,
         facts: &HostFacts,
     ) -> (Arc<DesiredFirewall>, Option<Vec<Clash>>) {
-        self.of.1 = facts.clone();
+        let flat_ports = shares.flat.values().flat_map(FirewallShare::udp_ports).collect();
+        self.of.1 = HostFacts { flat_ports, ..facts.clone() };
         self.follow_named(&shares.named);
         self.flat.retain(|network, _| shares.flat.contains_key(network));
         for (network, share) in &shares.flat {

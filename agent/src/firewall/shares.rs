@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire_firewall::{FirewallPolicy, OverlayDevice, SegmentShare};
+use wire_firewall::{Carrier, FirewallPolicy, OverlayDevice, SegmentShare};
 use wire_lease::{Entry, LeaseTable};
 use wire_net::DualStack;
 
@@ -57,4 +57,15 @@ pub(crate) struct FirewallShare {
     pub(crate) is_userspace: bool,
     /// The number of joins. After each join, features of nftables that this host lacked are tried again.
     pub(crate) joins: u64,
+}
+
+impl FirewallShare {
+    /// The UDP ports at which its devices take encapsulated packets.
+    pub(super) fn udp_ports(&self) -> impl Iterator<Item = u16> {
+        let devices = self.devices.iter().chain(self.policy.beside.iter());
+        devices.filter_map(|(_, device)| match device.carrier {
+            Carrier::Udp { port } => Some(port),
+            Carrier::Ipip => None,
+        })
+    }
 }

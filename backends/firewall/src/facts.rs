@@ -32,6 +32,8 @@ pub struct HostFacts {
     pub hookable: BTreeSet<LinkName>,
     /// The ranges of the other flat networks of this host. Only rules of a network with a name depend on them.
     pub others: BTreeSet<Prefix>,
+    /// The UDP ports at which flat networks here take encapsulated packets. Only rules of networks by name depend on them.
+    pub flat_ports: BTreeSet<u16>,
 }
 
 impl HostFacts {

@@ -6,6 +6,7 @@ mod direct;
 mod flowtable;
 mod further;
 mod ipip;
+mod joined;
 mod measure;
 mod others;
 mod rendered;

@@ -200,14 +200,10 @@ impl FirewallPolicy {
         };
         self.judge(&mut table, &through, &Judged { device, suffix: "" }, facts);
         self.judge_beside(&mut table, &through, facts);
-        // Containers on any link: after all that changes sources (100, `srcnat`).
+        // Containers on any link.
         let masqueraded = through.iter().filter_map(|rules| rules.masqueraded()).collect();
-        add_chain(
-            &mut table,
-            "encapsulated-out",
-            Attachment::filter(Hook::Postrouting, 300),
-            &sent(&device, masqueraded),
-        );
+        let (name, attachment) = ENCAPSULATED_OUT;
+        add_chain(&mut table, name, attachment, &sent(&device, masqueraded));
         // After all other chains: what others drop never gets here.
         let doubted = || through.iter().filter(|rules| facts.doubted.contains(&rules.family));
         let delivered: Vec<Rule> =
@@ -240,7 +236,8 @@ impl FirewallPolicy {
         let Judged { device, suffix } = judged;
         let named = |name: &str| format!("{name}{suffix}");
         let source_check = facts.checks_sources();
-        // Ten before `raw` (-300), and so before connection tracking (-200). Fragments are whole again since -400.
+        let (arriving_in, attachment) = ARRIVING;
+        // Fragments are whole again since -400.
         let decapsulated = named(DECAPSULATED);
         add(table, &decapsulated, None, &self.decapsulated(through, facts));
         let mut arriving: Vec<Rule> =
@@ -278,7 +275,7 @@ impl FirewallPolicy {
                 &encapsulated(device, passing),
             );
         }
-        add_chain(table, &named("arriving"), Attachment::filter(Hook::Prerouting, -310), &arriving);
+        add_chain(table, &named(arriving_in), attachment, &arriving);
     }
 
     /// The rules for what comes out of overlay devices. They are in a chain of their own, so that other packets pass them at once.
@@ -298,7 +295,7 @@ impl FirewallPolicy {
         let Some(device) = beside.iter().find_map(|rules| rules.device) else { return };
         self.judge(table, &beside, &Judged { device, suffix: "-beside" }, facts);
         let masqueraded = beside.iter().filter_map(|rules| rules.masqueraded()).collect();
-        let attachment = Attachment::filter(Hook::Postrouting, 300);
+        let (_, attachment) = ENCAPSULATED_OUT;
         add_chain(table, "encapsulated-out-beside", attachment, &sent(&device, masqueraded));
     }
 
@@ -314,7 +311,8 @@ impl FirewallPolicy {
         if self.forward && facts.docker != DockerRules::Iptables {
             arriving.extend(families.iter().filter_map(FamilyRules::marked_direct));
         }
-        add_chain(table, "arriving", Attachment::filter(Hook::Prerouting, -310), &arriving);
+        let (name, attachment) = ARRIVING;
+        add_chain(table, name, attachment, &arriving);
         table.counters = [counter::SPOOFED.to_owned()].into();
         table.sets.insert(BRIDGES.to_owned(), bridges(facts));
         table.sets.extend(sets.iter().flat_map(PeerSets::empty));
@@ -364,9 +362,21 @@ pub(super) fn add_chain(table: &mut DesiredTable, name: &str, attachment: Attach
     add(table, name, Some(attachment), rules);
 }
 
-fn add(table: &mut DesiredTable, name: &str, attachment: Option<Attachment>, rules: &[Rule]) {
+/// The chain in which packets are judged as they come in: ten before `raw` (-300), and so before connection tracking (-200).
+pub(super) const ARRIVING: (&str, Attachment) = ("arriving", Attachment::filter(Hook::Prerouting, -310));
+/// The chain that encapsulated packets leave by: after all that changes sources (100, `srcnat`).
+pub(super) const ENCAPSULATED_OUT: (&str, Attachment) =
+    ("encapsulated-out", Attachment::filter(Hook::Postrouting, 300));
+
+/// Adds rules that come before those that others want in a chain.
+pub(super) fn lead(table: &mut DesiredTable, (name, attachment): (&str, Attachment), rules: &[Rule]) {
+    add_chain(table, name, attachment, rules);
+    table.chains.get_mut(name).into_iter().for_each(|chain| chain.leads = true);
+}
+
+pub(super) fn add(table: &mut DesiredTable, name: &str, attachment: Option<Attachment>, rules: &[Rule]) {
     if !rules.is_empty() {
         let rules = rules.iter().map(|rule| render::nft::rule(rule, &table.name.network)).collect();
-        table.chains.insert(name.to_owned(), BaseChain { attachment, rules });
+        table.chains.insert(name.to_owned(), BaseChain { attachment, rules, leads: false });
     }
 }

@@ -29,6 +29,7 @@ pub(super) enum Match {
     Source(Family, Addresses),
     Destination(Family, Addresses),
     Family(Family),
+    Tcp,
     Udp,
     NotUdp,
     /// It goes to another UDP port than this one.

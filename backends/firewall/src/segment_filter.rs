@@ -191,6 +191,7 @@ impl Built {
             checks_sources: facts.checks_sources(),
             lens: shares.clone().flat_map(lens).chain(SINGLES).collect(),
             untracked: Family::ALL.into_iter().filter(|family| !facts.tracked.contains_key(family)).collect(),
+            flat_ports: facts.flat_ports.clone(),
         };
         let families = shares.flat_map(|share| share.pools.iter().map(|(family, _)| family)).collect();
         let (nftables, bridges) = (facts.support.nftables, facts.support.bridges);

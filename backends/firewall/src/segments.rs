@@ -11,7 +11,7 @@ use wire_state::{Attachment, DesiredTable, Hook, SegmentPurpose as P, Set, SetKi
 
 use super::{
     family_rules::{BRIDGES as CONTAINERS, source_kept},
-    policy::add_chain,
+    policy::{self, add_chain, lead},
     rule::{Action, Behind, By, Is, Links, Match, Rule, SourcePort},
 };
 
@@ -62,19 +62,23 @@ pub(super) struct Foundation {
     pub(super) lens: BTreeSet<(Family, u8)>,
     /// The families in which nobody needs encapsulated packets that come in to be tracked.
     pub(super) untracked: BTreeSet<Family>,
+    /// The UDP ports of flat networks, whose rules judge what containers send to these.
+    pub(super) flat_ports: BTreeSet<u16>,
 }
+
+/// The chain for encapsulated packets that the first rules of `arriving` have not let in.
+const MEMBERS: &str = "segments-in";
 
 impl Foundation {
     /// Our table with the rules of networks, and with sets that are empty, to be merged with the rules of others. `containers` is the set of links
     /// with containers of flat networks.
     pub(super) fn table(&self, containers: Set) -> DesiredTable {
         let mut table = DesiredTable::default();
-        // Beside the chain that judges the packets of the other networks at -310, and also before connection tracking (-200).
-        add_chain(&mut table, "segments-in", Attachment::filter(Hook::Prerouting, -309), &self.incoming());
+        lead(&mut table, policy::ARRIVING, &self.arriving());
+        policy::add(&mut table, MEMBERS, None, &self.incoming());
         add_chain(&mut table, "segments-through", Attachment::filter(Hook::Forward, -10), &crossing());
         add_chain(&mut table, "segments-out", Attachment::nat(Hook::Postrouting, 98), &leaving());
-        // After all that changes sources (100, `srcnat`).
-        add_chain(&mut table, "segments-sent", Attachment::filter(Hook::Postrouting, 300), &self.translated());
+        lead(&mut table, policy::ENCAPSULATED_OUT, &self.translated());
         table.counters = [NO_MEMBERS, FORGED, PAST_BRIDGES, CROSSING].map(str::to_owned).into();
         let mut set = |name: &str, kind| {
             table.sets.insert(name.to_owned(), Set { kind, elements: OrdSet::new() });
@@ -93,32 +97,43 @@ impl Foundation {
         table
     }
 
-    /// Encapsulated packets of a network come from its members alone, and nothing comes past the bridge of one.
-    fn incoming(&self) -> Vec<Rule> {
-        let not_encapsulated = |matching| Rule::new("not encapsulated", [matching], [Action::Accept]);
+    /// What comes before the rules of flat networks: nearly all packets end here, and nothing comes past the bridge of a network.
+    fn arriving(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         if self.checks_sources {
             rules.extend(Family::ALL.into_iter().flat_map(|outer| self.first(outer)));
         }
-        // With br_netfilter each frame between containers comes here.
-        let of_bridge =
-            |matching| Rule::new("not encapsulated", [Match::FromLike(BRIDGES), matching], [Action::Accept]);
-        rules.extend([Match::NotUdp, Match::PortNotIn(UDP_PORTS)].map(of_bridge));
+        rules.extend(self.bridged());
         rules.extend(past_bridges());
-        rules.extend([Match::NotUdp, Match::PortNotIn(UDP_PORTS)].map(not_encapsulated));
+        let to_members = Action::Jump(MEMBERS.to_owned());
+        rules.push(Rule::new(P::ToSegments.words(), [Match::PortIn(UDP_PORTS)], [to_members]));
+        rules
+    }
+
+    /// With br_netfilter each frame between containers comes here. No rule of a flat network is about these, but for encapsulated ones.
+    fn bridged(&self) -> [Rule; 2] {
+        let to_others = self.flat_ports.iter().copied().map(Match::PortIsNot);
+        let udp = [Match::FromLike(BRIDGES), Match::PortNotIn(UDP_PORTS)].into_iter().chain(to_others);
+        let tcp = vec![Match::FromLike(BRIDGES), Match::Tcp];
+        [tcp, udp.collect()].map(|matches| Rule::new("bridged", matches, [Action::Accept]))
+    }
+
+    /// Encapsulated packets of a network come from its members alone. What is let in, or is none of theirs, goes on to the rules of flat networks.
+    fn incoming(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
         if self.checks_sources {
             rules.extend(Family::ALL.into_iter().flat_map(|outer| self.usual(outer)));
             rules.extend(Family::ALL.into_iter().flat_map(|outer| self.behind(outer, None, &LET_IN)));
         }
-        rules.push(not_encapsulated(Match::Short));
+        rules.push(Rule::new("no header", [Match::Short], [Action::Return]));
         if self.checks_sources {
             rules.extend(Family::ALL.into_iter().flat_map(sources_of_others));
         } else {
-            let all = |outer| Rule::new(P::Members.words(), of_member(outer), [Action::Accept]);
+            let all = |outer| Rule::new(P::Members.words(), of_member(outer), [Action::Return]);
             rules.extend(Family::ALL.map(all));
         }
         let elsewhere = [Match::VniIn(VNIS), Match::OnlyPassing];
-        rules.push(Rule::new(P::OnlyPassing.words(), elsewhere, [Action::Accept]));
+        rules.push(Rule::new(P::OnlyPassing.words(), elsewhere, [Action::Return]));
         if self.checks_sources {
             // Neither IP nor ARP, or with tags.
             rules.extend(Family::ALL.map(|outer| Rule::new(P::Forged.words(), of_member(outer), forged())));
@@ -179,7 +194,7 @@ impl Behind {
     fn by(self, underlay: LinkName, to: &Match) -> Rule {
         let by = [Match::Udp, Match::From(Links::Is(underlay)), Match::PortIn(UDP_PORTS), to.clone()];
         let matches: Vec<Match> = by.into_iter().chain([ip_inside(self.inner), Match::Behind(self)]).collect();
-        Rule::new(P::Inside(self.inner).words(), matches, UNTRACKED)
+        Rule::new(P::Inside(self.inner).words(), matches, ACCEPTED)
     }
 
     /// The MAC of the frame is looked up, and the one that is told.
@@ -195,8 +210,10 @@ fn with<const N: usize>(to: Option<&Match>, matches: [Match; N]) -> Vec<Match> {
 }
 
 /// Marked, so that the table for bridges knows what was judged here.
-const LET_IN: [Action; 2] = [Action::LetIn(By::Member), Action::Accept];
-const UNTRACKED: [Action; 3] = [Action::LetIn(By::Member), Action::NoTrack, Action::Accept];
+const LET_IN: [Action; 2] = [Action::LetIn(By::Member), Action::Return];
+const UNTRACKED: [Action; 3] = [Action::LetIn(By::Member), Action::NoTrack, Action::Return];
+/// Not for what may have come out of a flat network's device.
+const ACCEPTED: [Action; 3] = [Action::LetIn(By::Member), Action::NoTrack, Action::Accept];
 
 /// What this host gets of a network comes by the bridge, also for br_netfilter, and is checked there. By a port itself it comes only while the
 /// port is in no bridge, or does not have the flags that are desired. Ports are known by names that others may have too, so those of containers

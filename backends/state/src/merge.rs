@@ -49,15 +49,15 @@ impl Clashes {
     }
 
     /// Merges one table of all shares. Two networks may want the same value for a key.
-    pub(crate) fn rows<'a, T, M, K: Ord + Clone + 'a, V: PartialEq + Clone + 'a>(
+    pub(crate) fn rows<'a, T, R, M, K: Ord + Clone + 'a, V: PartialEq + Clone + 'a>(
         &mut self,
         shares: &[Share<'a, T>],
-        table: impl Fn(&'a T) -> &'a M,
+        table: impl Fn(&'a T) -> R,
         name: impl Fn(&K) -> String,
     ) -> M
     where
-        M: FromIterator<(K, V)> + 'a,
-        &'a M: IntoIterator<Item = (&'a K, &'a V)>,
+        R: IntoIterator<Item = (&'a K, &'a V)>,
+        M: FromIterator<(K, V)>,
     {
         let mut merged: BTreeMap<&K, (&NetworkName, &V)> = BTreeMap::new();
         for share in shares {

@@ -167,3 +167,18 @@ fn a_set_that_another_program_has_deleted_is_read_and_put_again() {
     let (all, _) = Rules::default().desired(&shares, &HostFacts::default());
     assert!(reconciler.driver().filter.state().table.unwrap().equals(all.table.as_ref().unwrap()));
 }
+
+#[test]
+fn ports_of_flat_networks_are_those_of_all_their_devices() {
+    let beside = OverlayDevice { carrier: wire_firewall::Carrier::Udp { port: 8285 }, ..device() };
+    let of_ipip = OverlayDevice { carrier: wire_firewall::Carrier::Ipip, ..device() };
+    let with = |beside| FirewallShare {
+        policy: Arc::new(FirewallPolicy { beside: DualStack { v4: Some(beside), v6: None }, ..policy() }),
+        ..share(&[])
+    };
+    for (device, expected) in [(beside, vec![8285, 8472]), (of_ipip, vec![8472])] {
+        let mut rules = Rules::default();
+        rules.desired(&among(&[], &with(device)), &HostFacts::default());
+        assert_eq!(rules.of.1.flat_ports.into_iter().collect::<Vec<_>>(), expected);
+    }
+}

@@ -21,7 +21,7 @@ fn vni(number: u32) -> Vni {
 }
 
 /// A network whose only other host has these addresses on the underlay; its own ones follow from the VNI.
-fn share(number: u32, publics: &[&str]) -> SegmentShare {
+pub(super) fn share(number: u32, publics: &[&str]) -> SegmentShare {
     let blocks = [format!("10.{}.0.64/27", number - 4872), format!("fd57:{number}::a80:40/123")];
     let blocks = blocks.map(|block| block.parse().unwrap()).to_vec();
     let single = format!("10.{}.9.9", number - 4872).parse().unwrap();
@@ -53,16 +53,19 @@ fn share(number: u32, publics: &[&str]) -> SegmentShare {
 /// Networks 5000, 5001 and 5002, of which the last is internal. The host with the last byte 2 is a member of the first two.
 pub(super) fn desired() -> DesiredFirewall {
     let publics = ["192.0.2.2", "2001:db8::2"];
-    of([share(5000, &publics), share(5001, &publics), share(5002, &[])])
+    beside_docker([share(5000, &publics), share(5001, &publics), share(5002, &[])])
+}
+
+fn beside_docker<const N: usize>(shares: [SegmentShare; N]) -> DesiredFirewall {
+    of(shares, &HostFacts { bridges: [name("docker0")].into(), ..HostFacts::default() })
 }
 
 /// The rules of these networks, but for the table for bridges.
-fn of<const N: usize>(shares: [SegmentShare; N]) -> DesiredFirewall {
+pub(super) fn of<const N: usize>(shares: [SegmentShare; N], facts: &HostFacts) -> DesiredFirewall {
     let shares: Vec<(NetworkName, Arc<SegmentShare>)> =
         shares.into_iter().map(|share| (format!("n{}", share.vni).parse().unwrap(), Arc::new(share))).collect();
-    let facts = HostFacts { bridges: [name("docker0")].into(), ..HostFacts::default() };
     let mut filter = SegmentFilter::default();
-    filter.update(shares.iter().map(|(name, share)| (name, share)), &facts);
+    filter.update(shares.iter().map(|(name, share)| (name, share)), facts);
     DesiredFirewall { bridge: None, ..DesiredFirewall::clone(filter.firewall()) }
 }
 
@@ -105,7 +108,7 @@ fn encapsulated_packets_of_a_network_come_from_its_members_alone() {
 }
 
 /// A network's bridge on this host, with one container.
-fn network(number: u32, second: u8) -> OwnedFd {
+pub(super) fn network(number: u32, second: u8) -> OwnedFd {
     let container = new_namespace();
     let peer = format!("/proc/{}/fd/{}", std::process::id(), container.as_raw_fd());
     run(&format!(
@@ -196,12 +199,12 @@ fn what_comes_by_a_port_past_its_bridge_is_dropped_and_counted_and_nothing_by_li
 
 /// A packet of VXLAN: of IPv4, IPv6 or, with the MAC that it tells, of ARP.
 #[derive(Clone, Copy)]
-struct Inside<'a> {
-    number: u32,
-    mac: &'a str,
-    ether_type: u16,
-    source: &'a str,
-    told: Option<&'a str>,
+pub(super) struct Inside<'a> {
+    pub(super) number: u32,
+    pub(super) mac: &'a str,
+    pub(super) ether_type: u16,
+    pub(super) source: &'a str,
+    pub(super) told: Option<&'a str>,
 }
 
 impl Default for Inside<'_> {
@@ -211,7 +214,7 @@ impl Default for Inside<'_> {
 }
 
 impl Inside<'_> {
-    fn packet(&self) -> Vec<u8> {
+    pub(super) fn packet(&self) -> Vec<u8> {
         let [_, a, b, c] = u32::to_be_bytes(self.number);
         let mac = |text: &str| text.parse::<MacAddr>().unwrap().octets();
         let header = [8, 0, 0, 0, a, b, c, 0];
@@ -313,10 +316,10 @@ fn networks_and_members_that_come_and_go_change_elements_alone_and_the_kernel_ha
     in_namespace(|| {
         let mut reconciler = reconciler();
         let steps = [
-            of([share(5000, &[])]),
-            of([share(5000, &["192.0.2.2"]), share(5001, &["2001:db8::2"]), share(5002, &["192.0.2.2"])]),
+            beside_docker([share(5000, &[])]),
+            beside_docker([share(5000, &["192.0.2.2"]), share(5001, &["2001:db8::2"]), share(5002, &["192.0.2.2"])]),
             desired(),
-            of([share(5002, &["192.0.2.3", "2001:db8::3"])]),
+            beside_docker([share(5002, &["192.0.2.3", "2001:db8::3"])]),
         ];
         for (number, desired) in steps.iter().enumerate() {
             let report = reconciler.round(desired);

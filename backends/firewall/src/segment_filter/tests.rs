@@ -172,7 +172,7 @@ fn an_underlay_link_with_containers_has_no_rule_that_comes_before_all_others() {
     let names_link = |bridges: &[&str]| {
         let facts = HostFacts { bridges: bridges.iter().map(|link| name(link)).collect(), ..facts(Support::default()) };
         let filter = computed(&one, &facts);
-        filter.firewall().table.as_ref().unwrap().chains["segments-in"]
+        filter.firewall().table.as_ref().unwrap().chains["arriving"]
             .rules
             .iter()
             .filter(|rule| rule.text.contains("iifname \"eth0\""))

@@ -1,6 +1,8 @@
 //! The rules of several networks of a host, as one packet filter. Pure.
 
-use super::{DesiredFirewall, DesiredTable, EmptyTables, FlannelRules};
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use super::{BaseChain, DesiredFirewall, DesiredTable, EmptyTables, FlannelRules};
 use crate::merge::{Clash, Clashes, Share, elements};
 
 /// The desired state of all `shares`, and the keys that several of them want with different values. Rules that flanneld has left stay
@@ -43,11 +45,27 @@ fn merge_tables(tables: &[Share<'_, DesiredTable>], clashes: &mut Clashes) -> Op
         name: tables.first()?.desired.name.clone(),
         // Ours has none.
         flags: 0,
-        chains: clashes.rows(tables, |table| &table.chains, |chain| format!("the nftables chain {chain}")),
+        chains: merge_chains(tables, clashes),
         sets: clashes.rows(tables, |table| &table.sets, |set| format!("the nftables set {set}")),
         counters: elements(tables, |table| &table.counters),
         flowtables: clashes.rows(tables, |table| &table.flowtables, |name| format!("the flowtable {name}")),
     })
+}
+
+/// A chain that leads is joined with the chain of its name, so that the kernel calls one where it would call two.
+fn merge_chains(tables: &[Share<'_, DesiredTable>], clashes: &mut Clashes) -> BTreeMap<String, BaseChain> {
+    let mut merge = |leads| -> BTreeMap<String, BaseChain> {
+        let name = |chain: &String| format!("the nftables chain {chain}");
+        clashes.rows(tables, |table| table.chains.iter().filter(move |(_, chain)| chain.leads == leads), name)
+    };
+    let mut chains = merge(false);
+    for (name, lead) in merge(true) {
+        match chains.entry(name) {
+            Entry::Vacant(free) => drop(free.insert(BaseChain { leads: false, ..lead })),
+            Entry::Occupied(mut chain) => drop(chain.get_mut().rules.splice(..0, lead.rules)),
+        }
+    }
+    chains
 }
 
 #[cfg(test)]
@@ -61,6 +79,7 @@ mod tests {
         let chain = |text: &str| BaseChain {
             attachment: Some(Attachment::filter(Hook::Forward, 0)),
             rules: vec![Rule::new("test", text.to_owned())],
+            leads: false,
         };
         let chains = chains.iter().map(|(name, text)| ((*name).to_owned(), chain(text))).collect();
         DesiredFirewall {
@@ -85,6 +104,21 @@ mod tests {
                 "the networks default and blue both want the nftables chain forward: default has it, and blue goes without it"
             ]
         );
+    }
+
+    #[test]
+    fn rules_that_lead_come_before_those_of_others_in_a_chain_or_are_a_chain_by_themselves() {
+        let mut leading = with_chains(&[("arriving", "first"), ("sent", "alone")]);
+        leading.table.as_mut().unwrap().chains.values_mut().for_each(|chain| chain.leads = true);
+        let other = with_chains(&[("arriving", "second")]);
+        let mut expected = with_chains(&[("arriving", "first"), ("sent", "alone")]);
+        let second = Rule::new("test", "second".to_owned());
+        expected.table.as_mut().unwrap().chains.get_mut("arriving").unwrap().rules.push(second);
+        let network = NetworkName::default();
+        for order in [[&leading, &other], [&other, &leading]] {
+            let shares = order.map(|desired| Share { network: &network, desired });
+            assert_eq!(Firewall::merge(&shares), (expected.clone(), Vec::new()));
+        }
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct BaseChain {
     pub attachment: Option<Attachment>,
     /// Its rules.
     pub rules: Vec<Rule>,
+    /// True if they come before those that other contributions want in a chain of this name. False once all are merged.
+    pub leads: bool,
 }
 
 /// A chain of our table as it was read.

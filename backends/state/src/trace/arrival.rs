@@ -22,7 +22,7 @@ impl<'a> Walk<'a> {
         };
         // Only packets without a VXLAN header are judged there.
         let let_in = let_in
-            || inner.header.is_none() && self.filter(&Incoming { packet: outer, link, let_in }, ENCAPSULATED_IN)?;
+            || inner.header.is_none() && self.filter(&Incoming { packet: outer, link, let_in }, &ENCAPSULATED_IN)?;
         let device = self.receiver(outer, inner)?;
         let bridge = self.host.bridge_of(device.name);
         if let Some(header) = inner.header {

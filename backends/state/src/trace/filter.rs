@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// The chain that sees packets as they come in.
-pub(super) const ARRIVING: &str = "arriving";
+pub(super) const ARRIVING: Place = Place::inet("arriving", Attachment::filter(Hook::Prerouting, -310));
 /// The chain that sees outer packets without a VXLAN header, as they come to this host.
-pub(super) const ENCAPSULATED_IN: &str = "encapsulated-in";
+pub(super) const ENCAPSULATED_IN: Place = Place::inet("encapsulated-in", Attachment::filter(Hook::Input, -10));
 
 /// The chain that [`ARRIVING`] calls for what comes out of overlay devices.
 const DECAPSULATED: &str = "decapsulated";
@@ -39,12 +39,13 @@ const DORMANT: u32 = 1;
 pub(super) struct Place {
     pub(super) family: TableFamily,
     pub(super) name: &'static str,
-    pub(super) attachment: Attachment,
+    /// `None` if only other chains call it.
+    pub(super) attachment: Option<Attachment>,
 }
 
 impl Place {
     pub(super) const fn inet(name: &'static str, attachment: Attachment) -> Self {
-        Self { family: TableFamily::Inet, name, attachment }
+        Self { family: TableFamily::Inet, name, attachment: Some(attachment) }
     }
 }
 
@@ -78,7 +79,7 @@ impl<'a> Walk<'a> {
         };
         let table = table.filter(|table| table.flags & DORMANT == 0)?;
         let chain = table.chains.get(name)?;
-        if chain.attachment != Some(attachment) {
+        if chain.attachment != attachment {
             self.not_looked_at(&format!(
                 "chain {name} of table {family} wire-agent, which is not called as we call it"
             ));
@@ -93,18 +94,14 @@ impl<'a> Walk<'a> {
 
 impl Walk<'_> {
     /// Lets our table judge a packet that comes in. Tells whether a rule has let it in.
-    pub(super) fn filter(&mut self, incoming: &Incoming<'_>, chain_name: &'static str) -> Step<bool> {
+    pub(super) fn filter(&mut self, incoming: &Incoming<'_>, place: &Place) -> Step<bool> {
         let host = self.host;
-        let attachment = if chain_name == ARRIVING {
-            Attachment::filter(Hook::Prerouting, -310)
-        } else {
-            Attachment::filter(Hook::Input, -10)
-        };
-        let Some((table, chain)) = self.chain(&Place::inet(chain_name, attachment)) else { return Ok(false) };
-        if chain_name == ARRIVING && self.lacks_direct(chain, incoming) {
+        let Some((table, chain)) = self.chain(place) else { return Ok(false) };
+        let is_arriving = place.name == ARRIVING.name;
+        if is_arriving && self.lacks_direct(chain, incoming) {
             self.not_looked_at("the sources of packets without encapsulation, since this host's subnet is not known");
         }
-        if chain_name == ARRIVING && table.chains.contains_key(BESIDE) {
+        if is_arriving && table.chains.contains_key(BESIDE) {
             self.not_looked_at(&format!("chain {BESIDE} of table inet wire-agent, about a former backend's device"));
         }
         let inside = host.our_devices().find(|device| device.name == incoming.link);
@@ -118,9 +115,9 @@ impl Walk<'_> {
                 Ok(true)
             }
             Verdict::Dropped(purpose) => {
-                Err(Reason::Rule { chain: chain_of(purpose, table, chain_name), purpose }.into())
+                Err(Reason::Rule { chain: chain_of(purpose, table, place.name), purpose }.into())
             }
-            Verdict::DroppedByPolicy => Err(Reason::Policy { table: TableFamily::Inet, chain: chain_name }.into()),
+            Verdict::DroppedByPolicy => Err(Reason::Policy { table: TableFamily::Inet, chain: place.name }.into()),
         }
     }
 }

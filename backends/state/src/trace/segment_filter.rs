@@ -7,7 +7,7 @@ use wire_net::{Family, LinkName, MacAddr, Prefix};
 
 use super::{
     bridge::Frame,
-    filter::{CONTAINERS, Place},
+    filter::{ARRIVING, CONTAINERS, Place},
     outcome::{Hop, Reason},
     packet::{Encapsulated, Packet, VxlanHeader},
     segment::{BRIDGES, OVERLAYS, is_overlay},
@@ -15,15 +15,18 @@ use super::{
 };
 use crate::{Attachment, ChainPolicy, Element, Hook, ObservedTable, SegmentPurpose, SetKind, TableFamily};
 
-/// Judges encapsulated packets that come in.
-const MEMBERS: Place = Place::inet("segments-in", Attachment::filter(Hook::Prerouting, -309));
+/// Judges encapsulated packets that come in, where the first rules of [`ARRIVING`] have not.
+const MEMBERS: Place = Place { family: TableFamily::Inet, name: "segments-in", attachment: None };
 /// Judges packets that go from one link to another.
 const THROUGH: Place = Place::inet("segments-through", Attachment::filter(Hook::Forward, -10));
 /// Changes sources of packets that leave a network.
 const OUT: Place = Place::inet("segments-out", Attachment::nat(Hook::Postrouting, 98));
 /// Judges frames that come in at ports.
-const SENDERS: Place =
-    Place { family: TableFamily::Bridge, name: "senders", attachment: Attachment::filter(Hook::Prerouting, -300) };
+const SENDERS: Place = Place {
+    family: TableFamily::Bridge,
+    name: "senders",
+    attachment: Some(Attachment::filter(Hook::Prerouting, -300)),
+};
 
 /// The bridges from which nothing leads out.
 const INTERNAL: &str = "segment-internal";
@@ -55,8 +58,18 @@ impl Walk<'_> {
         }
         let is_local = self.host.link_of(packet.destination).is_some();
         let outer = Outer { packet, header, inner, link, is_local };
-        let accepted = self.judge(&MEMBERS, |table, purpose| outer.verdict(table, purpose))?;
+        let verdict = |table: &ObservedTable, purpose| outer.verdict(table, purpose);
+        let accepted = match self.judge(&ARRIVING, verdict)? {
+            None if self.calls_members() => self.judge(&MEMBERS, verdict)?,
+            accepted => accepted,
+        };
         Ok(matches!(accepted, Some(SegmentPurpose::Inside(_))))
+    }
+
+    fn calls_members(&mut self) -> bool {
+        let arriving = self.chain(&ARRIVING);
+        let mut purposes = arriving.into_iter().flat_map(|(_, chain)| &chain.rules).filter_map(SegmentPurpose::of);
+        purposes.any(|purpose| purpose == SegmentPurpose::ToSegments)
     }
 
     /// Judges a frame that comes in at a port of a bridge.
@@ -134,7 +147,8 @@ impl Outer<'_> {
             P::Forged => self.is_of_member(table).then_some(Verdict::Dropped),
             P::OnlyPassing => (is_of_network && !self.is_local).then_some(Verdict::Accepted),
             P::NoMembers => is_of_network.then_some(Verdict::Dropped),
-            P::ForgedInside(_)
+            P::ToSegments
+            | P::ForgedInside(_)
             | P::Inside(_)
             | P::UnknownContainers
             | P::UnknownHosts
@@ -207,7 +221,8 @@ fn at_port(table: &ObservedTable, frame: &Frame<'_>, port: LinkName, purpose: Se
         P::Senders(of) if of == family => frame.source.filter(|mac| is_sender(*mac)).map(|_| Verdict::Accepted),
         P::NoSource(of) if of == family => (is_like(OVERLAYS) && source.is_unspecified()).then_some(Verdict::Dropped),
         P::Forged => Some(Verdict::Dropped),
-        P::Senders(_)
+        P::ToSegments
+        | P::Senders(_)
         | P::NoSource(_)
         | P::ForgedInside(_)
         | P::Inside(_)
@@ -244,7 +259,8 @@ fn crossing(table: &ObservedTable, from: LinkName, to: LinkName, purpose: Segmen
         P::FromFlat => is_flat(from) && is_bridge(to),
         P::ToFlatElsewhere => is_bridge(from) && is_device(to),
         P::FromFlatElsewhere => is_device(from) && is_bridge(to),
-        P::ForgedInside(_)
+        P::ToSegments
+        | P::ForgedInside(_)
         | P::Inside(_)
         | P::Members
         | P::OnlyPassing

@@ -58,7 +58,7 @@ impl<'a> Walk<'a> {
 
     /// Follows a packet that a link which is up hands to the host.
     pub(super) fn take_in(&mut self, packet: &Packet, link: LinkName, let_in: bool) -> Step<Outcome> {
-        let let_in = self.filter(&Incoming { packet, link, let_in }, ARRIVING)?;
+        let let_in = self.filter(&Incoming { packet, link, let_in }, &ARRIVING)?;
         let let_in = self.judge_member(packet, link)? || let_in;
         self.check_source(packet, link)?;
         if packet.inner.is_some()

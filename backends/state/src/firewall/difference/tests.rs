@@ -38,8 +38,11 @@ fn table() -> DesiredTable {
     DesiredTable {
         name: OurTable::default(),
         flags: 0,
-        chains: [("incoming".to_owned(), BaseChain { attachment: Some(Attachment::filter(Hook::Input, -10)), rules })]
-            .into(),
+        chains: [(
+            "incoming".to_owned(),
+            BaseChain { attachment: Some(Attachment::filter(Hook::Input, -10)), rules, leads: false },
+        )]
+        .into(),
         sets: [
             ("bridges".to_owned(), set(SetKind::Links, Element::Link(name("docker0")))),
             ("leases-v4".to_owned(), set(SetKind::Leases(Family::V4), Element::Lease(host(3), subnet(3)))),
@@ -194,6 +197,7 @@ pub(in crate::firewall) fn any_desired_table() -> impl Strategy<Value = DesiredT
     let chain = (some_of(&["a", "b", "c", "d", "e"]), 0..2).prop_map(|(rules, priority)| BaseChain {
         attachment: Some(Attachment::filter(Hook::Input, priority)),
         rules: rules.into_iter().map(rule).collect(),
+        leads: false,
     });
     let elements = prop::collection::btree_set((1u8..5).prop_map(|last| Element::Address(host(last))), 0..4);
     let set = (any::<bool>(), elements).prop_map(|(seen, elements)| Set {

@@ -9,6 +9,8 @@ use crate::ObservedRule;
 /// The purpose of a rule about networks over several hosts that decides whether a packet arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentPurpose {
+    /// Lets the rules about what members send decide first.
+    ToSegments,
     /// Drops encapsulated packets of members with an inner source of this family that is not theirs.
     ForgedInside(Family),
     /// Lets in encapsulated packets of members with an inner source of this family that is theirs.
@@ -55,9 +57,10 @@ pub enum SegmentPurpose {
 
 impl SegmentPurpose {
     /// All of them.
-    pub const ALL: [Self; 25] = {
+    pub const ALL: [Self; 26] = {
         use Family::{V4, V6};
         [
+            Self::ToSegments,
             Self::ForgedInside(V4),
             Self::ForgedInside(V6),
             Self::Inside(V4),
@@ -91,6 +94,7 @@ impl SegmentPurpose {
     pub const fn words(self) -> &'static str {
         use Family::{V4, V6};
         match self {
+            Self::ToSegments => "to segments",
             Self::ForgedInside(V4) => "forged v4",
             Self::ForgedInside(V6) => "forged v6",
             Self::Inside(V4) => "inside v4",
