@@ -244,7 +244,7 @@ fn accepted_before(judged: Overlays, purpose: &'static str, matches: &[Match]) -
 }
 
 fn judged_by_rules(judged: Overlays, purpose: &'static str, matches: &[Match]) -> Vec<Rule> {
-    accepted(judged, purpose, &[overlay(), Match::LetIn(Is::So, By::Member)], matches)
+    accepted(judged, purpose, &[Match::LetIn(Is::So, By::Member), overlay()], matches)
 }
 
 fn judged_by_agent(judged: Overlays, purpose: &'static str, matches: &[Match]) -> Vec<Rule> {

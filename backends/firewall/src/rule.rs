@@ -30,7 +30,6 @@ pub(super) enum Match {
     Destination(Family, Addresses),
     Family(Family),
     Tcp,
-    Udp,
     NotUdp,
     /// It goes to another UDP port than this one.
     PortIsNot(u16),

@@ -190,9 +190,9 @@ impl Behind {
         Rule::new(P::Inside(self.inner).words(), with(to, matches), actions)
     }
 
-    /// The condition that most other packets do not meet comes first.
+    /// The conditions that most other packets do not meet come first. The name of a link is dear to compare.
     fn by(self, underlay: LinkName, to: &Match) -> Rule {
-        let by = [Match::Udp, Match::From(Links::Is(underlay)), Match::PortIn(UDP_PORTS), to.clone()];
+        let by = [Match::PortIn(UDP_PORTS), Match::From(Links::Is(underlay)), to.clone()];
         let matches: Vec<Match> = by.into_iter().chain([ip_inside(self.inner), Match::Behind(self)]).collect();
         Rule::new(P::Inside(self.inner).words(), matches, ACCEPTED)
     }

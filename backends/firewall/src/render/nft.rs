@@ -38,7 +38,6 @@ fn condition(condition: &Match, network: &NetworkName) -> String {
         Match::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
         Match::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
         Match::Tcp => "meta l4proto tcp".to_owned(),
-        Match::Udp => "meta l4proto udp".to_owned(),
         Match::NotUdp => "meta l4proto != udp".to_owned(),
         // By number: not every nft knows the name (RFC 2003).
         Match::NotIpip => "meta l4proto != 4".to_owned(),
