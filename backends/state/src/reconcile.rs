@@ -1,10 +1,11 @@
 //! One round of the loop: change the host's state to the desired state, and report the result.
 
-use std::{collections::BTreeMap, error::Error};
+mod report;
 
-use crate::{
-    DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Reread, Resource, StaleRoute,
-};
+use std::collections::BTreeMap;
+
+pub use self::report::{Comparison, Failure, Report};
+use crate::{DataplaneError, Driver, ErrorKind, Operation, Order, Plan, Reread, Resource};
 
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
@@ -42,117 +43,6 @@ type OpOf<D> = <<D as Driver>::Resource as Resource>::Op;
 type PartOf<D> = <<D as Driver>::Resource as Resource>::Part;
 type ReportOf<D> = Report<<D as Driver>::Resource>;
 type FailuresOf<D> = Vec<Failure<<D as Driver>::Resource>>;
-
-/// The outcome of one round.
-#[derive(Debug)]
-#[must_use = "it holds the failures"]
-pub struct Report<R: Resource> {
-    /// The number of entries added or changed.
-    pub written: usize,
-    /// The number of entries removed.
-    pub removed: usize,
-    /// The first few of these changes.
-    pub changes: Vec<R::Op>,
-    /// The number of operations that failed, including those that succeeded when they were tried again.
-    pub failed: usize,
-    /// The failures of the last attempt: the first of each kind.
-    pub failures: Vec<Failure<R>>,
-    /// All operations of the last attempt that failed.
-    pub failed_ops: Vec<R::Op>,
-    /// True if the last attempt ended before each of its changes was tried.
-    pub is_cut_short: bool,
-    /// Problems with foreign entries.
-    pub findings: R::Findings,
-    /// Whether the host now holds the desired state, except where a foreign entry conflicts with it.
-    pub converged: bool,
-    /// Whether the host was read; otherwise the cached state was used.
-    pub read_back: bool,
-}
-
-/// A failure that trying again did not cure.
-#[derive(Debug)]
-pub enum Failure<R: Resource> {
-    /// The host could not be read.
-    Read(DataplaneError),
-    /// One or more operations of the same kind failed with the same kind of error.
-    Op {
-        /// The first operation that failed.
-        op: R::Op,
-        /// The error of that operation.
-        error: OpError,
-        /// The number of the others.
-        more: usize,
-    },
-}
-
-/// A comparison of the host with its desired state, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Comparison {
-    /// The differences that a round would remove.
-    pub differences: Vec<Difference>,
-    /// The changes that it would make, in their order.
-    pub changes: Vec<String>,
-    /// The foreign entries that prevent desired ones.
-    pub conflicts: Vec<String>,
-    /// Routes that nobody needs, and that are not known to be ours.
-    pub stale: Vec<StaleRoute>,
-}
-
-impl Comparison {
-    /// Compares two states.
-    #[must_use]
-    pub fn of<R: Resource>(observed: &R::Observed, desired: &R::Desired) -> Self {
-        let plan = R::plan(observed, desired);
-        Self {
-            differences: R::differences(observed, desired),
-            changes: plan.ops.iter().map(ToString::to_string).collect(),
-            conflicts: R::conflicts(&plan.findings),
-            stale: Vec::new(),
-        }
-    }
-}
-
-impl<R: Resource> Report<R> {
-    /// True if the state was read, and each change that the last attempt had planned was tried: what is in no failure is done.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        !self.is_cut_short && !self.failures.iter().any(|failure| matches!(failure, Failure::Read(_)))
-    }
-
-    /// True if something has failed, and no failure prevents other changes ([`Resource::is_apart`]).
-    #[must_use]
-    pub fn fails_apart(&self) -> bool {
-        self.is_whole() && !self.failed_ops.is_empty() && self.failed_ops.iter().all(R::is_apart)
-    }
-}
-
-impl<R: Resource> Default for Report<R> {
-    fn default() -> Self {
-        Self {
-            written: 0,
-            removed: 0,
-            changes: Vec::new(),
-            failed: 0,
-            failures: Vec::new(),
-            failed_ops: Vec::new(),
-            is_cut_short: false,
-            findings: R::Findings::default(),
-            converged: false,
-            read_back: false,
-        }
-    }
-}
-
-impl<R: Resource> Report<R> {
-    /// The changes for a log: the first few of them, and the number of the others.
-    #[must_use]
-    pub fn named(&self) -> String {
-        let more = (self.written + self.removed).saturating_sub(self.changes.len());
-        let named: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        named.join("; ") + &more
-    }
-}
 
 impl<D: Driver> Reconciler<D> {
     /// Starts without a cached state: the first round reads.
@@ -364,38 +254,6 @@ impl<D: Driver> Reconciler<D> {
             }
         }
         failures.into_values().collect()
-    }
-}
-
-impl<R: Resource> Failure<R> {
-    fn count(&mut self) {
-        if let Self::Op { more, .. } = self {
-            *more += 1;
-        }
-    }
-}
-
-/// The failure with all its causes, for a log.
-impl<R: Resource> std::fmt::Display for Failure<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut source: Option<&dyn Error> = match self {
-            Self::Read(error) => {
-                write!(f, "{error}")?;
-                error.source()
-            }
-            Self::Op { op, error, .. } => {
-                write!(f, "{op}: {error}")?;
-                error.source()
-            }
-        };
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        match self {
-            Self::Op { more, .. } if *more > 0 => write!(f, " (and {more} more)"),
-            Self::Op { .. } | Self::Read(_) => Ok(()),
-        }
     }
 }
 

@@ -4,8 +4,9 @@ use wire_net::{LinkName, Mtu, Vni};
 
 use super::*;
 use crate::{
-    Attempt, Bridge, Capabilities, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Framing, KernelKind, KernelOp,
-    LinkPlace, Namespace, Network, NextHop, ObservedNet, Op, PerNamespace, Scope, Tunnel, TunnelOp, Veth, Via,
+    Attempt, Bridge, Capabilities, DataplaneError, DesiredKind, DesiredLink, DesiredNet, DesiredVxlan, Framing,
+    KernelKind, KernelOp, LinkPlace, Namespace, Network, NextHop, ObservedNet, Op, OpError, PerNamespace, Scope,
+    Tunnel, TunnelOp, Veth, Via,
     network::plan::tests::{any_state, any_want, assert_reached},
     samples::{change_each, device, held, mac, state},
     sim::Sim,
