@@ -245,7 +245,7 @@ impl<P: Ports> Session<P> {
                 (self.scope.clone(), Subnets { pools: self.joined_with.pools, leases: table.clone() });
             let (subnets, guests) = (Some(subnets), BTreeMap::new());
             let (spare, revision) = (self.backend.spare(), Some(table.revision));
-            let share = NetworkShare { desired, scope, spare, guests, subnets, revision };
+            let share = NetworkShare { desired, scope, spare, guests, subnets, revision, tries: 0 };
             let network = self.loops.network.want(&self.network, share);
             let firewall = self.loops.firewall.want(&self.network, FilterShare::Flat(firewall));
             self.progress.first_changes.get_or_insert((network, firewall));

@@ -1,11 +1,11 @@
 //! One round of the loop: change the host's state to the desired state, and report the result.
 
+mod put_off;
 mod report;
 
-use std::collections::BTreeMap;
-
 pub use self::report::{Comparison, Failure, Report};
-use crate::{DataplaneError, Driver, ErrorKind, Operation, Order, Plan, Reread, Resource};
+use self::{put_off::PutOff, report::grouped};
+use crate::{DataplaneError, Driver, OpError, Operation, Order, Plan, Reread, Resource};
 
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
@@ -27,6 +27,8 @@ pub struct Reconciler<D: Driver> {
     reached: Option<Reached<D::Resource>>,
     /// The changes made since [`Reconciler::record`]; `None` if that was not called, or the cached state was dropped since.
     recorded: Option<Vec<OpOf<D>>>,
+    /// Changes that have failed, and are not tried again before [`Reconciler::try_again`].
+    put_off: PutOff<D::Resource>,
 }
 
 /// The desired state that the cached state was made equal to.
@@ -47,12 +49,17 @@ type FailuresOf<D> = Vec<Failure<<D as Driver>::Resource>>;
 impl<D: Driver> Reconciler<D> {
     /// Starts without a cached state: the first round reads.
     pub const fn new(driver: D, scope: ScopeOf<D>) -> Self {
-        Self { driver, scope, cached: None, reached: None, recorded: None }
+        Self { driver, scope, cached: None, reached: None, recorded: None, put_off: PutOff::new() }
     }
 
     /// Drops the cached state, which may be wrong: the next round reads.
     pub fn invalidate(&mut self) {
         (self.cached, self.reached, self.recorded) = (None, None, None);
+    }
+
+    /// Has the next round try what has failed and stands apart ([`Resource::is_apart`]). Other rounds try it only if it is to be made differently.
+    pub fn try_again(&mut self) {
+        self.put_off.clear();
     }
 
     /// The desired state that the cached state is equal to; `None` if it is not known to equal one.
@@ -137,23 +144,20 @@ impl<D: Driver> Reconciler<D> {
         for attempt in 0..=RETRIES {
             report.failed_ops.clear();
             report.is_cut_short = false;
-            match self.attempt(desired, &mut report) {
-                Ok(failures) => {
-                    report.converged = failures.is_empty();
-                    report.failures = failures;
-                }
-                Err(error) => {
-                    report.converged = false;
-                    report.failures = vec![Failure::Read(error)];
-                }
-            }
+            report.failures = self.attempt(desired, &mut report).unwrap_or_else(|error| vec![Failure::Read(error)]);
             let is_enough = report.fails_apart() && attempt > 0;
-            if report.converged || attempt == RETRIES || is_enough {
+            if report.failures.is_empty() || attempt == RETRIES || is_enough {
                 break;
             }
             self.invalidate();
         }
-        if !report.converged {
+        let stands_apart = report.failures.is_empty() || report.fails_apart();
+        self.put_off.add_to(&mut report);
+        report.converged = report.failures.is_empty();
+        if !stands_apart {
+            self.put_off.clear();
+        }
+        if !stands_apart || !self.put_off.keep() {
             self.invalidate();
         }
         report
@@ -163,6 +167,7 @@ impl<D: Driver> Reconciler<D> {
     /// entries along with them, which are read rather than guessed.
     fn attempt(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<FailuresOf<D>, DataplaneError> {
         let order = |op: &OpOf<D>| D::Resource::order(op, desired);
+        self.put_off.begin();
         let mut plan = self.plan(desired, report)?;
         let mut failures = Vec::new();
         let ahead: Vec<OpOf<D>> = plan.ops.iter().filter(|op| order(op) == Order::Ahead).cloned().collect();
@@ -190,7 +195,7 @@ impl<D: Driver> Reconciler<D> {
             self.read_part(part.as_ref().filter(|_| is_reached));
             is_reached &= self.plan(desired, report)?.ops.is_empty();
         }
-        if is_reached {
+        if is_reached && !self.put_off.is_some_planned() {
             self.note_reached(desired);
         }
         Ok(failures)
@@ -205,6 +210,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
+    /// The changes that are needed, without those that are put off. Reads if no state is cached.
     fn plan(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
         let cached = match self.cached.take() {
             Some(cached) => cached,
@@ -216,7 +222,9 @@ impl<D: Driver> Reconciler<D> {
         let cached = self.cached.insert(cached);
         let since =
             |reached: &Reached<D::Resource>| D::Resource::plan_since(cached, &reached.index, &reached.desired, desired);
-        Ok(self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired)))
+        let mut plan = self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired));
+        self.put_off.take_out_of(&mut plan);
+        Ok(plan)
     }
 
     fn part_of(&self, ops: &[OpOf<D>]) -> Option<PartOf<D>> {
@@ -227,7 +235,7 @@ impl<D: Driver> Reconciler<D> {
         if ops.is_empty() {
             return Vec::new();
         }
-        let mut failures: BTreeMap<(&'static str, ErrorKind), Failure<D::Resource>> = BTreeMap::new();
+        let mut failed: Vec<(&OpOf<D>, OpError)> = Vec::new();
         for (op, attempt) in ops.iter().zip(self.driver.apply(ops)) {
             match attempt {
                 Ok(()) => {
@@ -245,15 +253,12 @@ impl<D: Driver> Reconciler<D> {
                 Err(error) => {
                     report.failed += 1;
                     report.failed_ops.push(op.clone());
-                    failures.entry((op.name(), error.kind)).and_modify(Failure::count).or_insert_with(|| Failure::Op {
-                        op: op.clone(),
-                        error,
-                        more: 0,
-                    });
+                    self.put_off.note_failed(op, &error);
+                    failed.push((op, error));
                 }
             }
         }
-        failures.into_values().collect()
+        grouped(failed.into_iter())
     }
 }
 

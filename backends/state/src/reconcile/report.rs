@@ -1,8 +1,8 @@
 //! What a round has done and what has failed, and a comparison without a round.
 
-use std::error::Error;
+use std::{collections::BTreeMap, error::Error};
 
-use crate::{DataplaneError, Difference, OpError, Resource, StaleRoute};
+use crate::{DataplaneError, Difference, ErrorKind, OpError, Operation, Resource, StaleRoute};
 
 /// The outcome of one round.
 #[derive(Debug)]
@@ -86,8 +86,24 @@ pub enum Failure<R: Resource> {
     },
 }
 
+/// The failures of these operations: the first of each kind that failed with the same kind of error, and the number of the others.
+pub(super) fn grouped<'a, R: Resource>(failed: impl Iterator<Item = (&'a R::Op, OpError)>) -> Vec<Failure<R>>
+where
+    R::Op: 'a,
+{
+    let mut failures: BTreeMap<(&'static str, ErrorKind), Failure<R>> = BTreeMap::new();
+    for (op, error) in failed {
+        failures.entry((op.name(), error.kind)).and_modify(Failure::count).or_insert_with(|| Failure::Op {
+            op: op.clone(),
+            error,
+            more: 0,
+        });
+    }
+    failures.into_values().collect()
+}
+
 impl<R: Resource> Failure<R> {
-    pub(super) fn count(&mut self) {
+    fn count(&mut self) {
         if let Self::Op { more, .. } = self {
             *more += 1;
         }
