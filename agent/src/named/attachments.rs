@@ -12,13 +12,13 @@ use tokio::{
     time::Instant,
 };
 use wire_net::{DualStack, LinkName, MacAddr, NetworkName};
-use wire_state::LinkPlace;
+use wire_state::{LinkPlace, Namespace};
 use wire_store::Random;
 
 use crate::{
     attach::{
-        Attachment, AttachmentId, BootId, Folder, Found, Known, Link, Origin, Placement, Selector, Spots, Watched,
-        Wish, ended_for_good,
+        Attachment, AttachmentId, BootId, Clashes, Folder, Found, Known, Link, Origin, Placement, Selector, Spots,
+        Watched, Wish, ended_for_good, second_interface,
     },
     guests::{Place, Running},
 };
@@ -43,6 +43,8 @@ pub(crate) enum AttachWish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewAttachment {
     pub(crate) guest: Selector,
+    /// The namespace of the first guest that it means, if that was looked at.
+    pub(crate) namespace: Option<Namespace>,
     pub(crate) network: NetworkName,
     /// `None`: the first free one from eth1 on.
     pub(crate) interface: Option<LinkName>,
@@ -122,8 +124,8 @@ pub(super) struct Attachments {
     boot: Option<BootId>,
     /// Where each is wanted, as of the last look.
     pub(super) placement: Placement,
-    /// Those whose interface another one makes in the same namespace.
-    pub(super) clashes: BTreeMap<AttachmentId, String>,
+    /// Those that give way to others.
+    pub(super) clashes: Clashes,
     /// The reasons why some have no address.
     pub(super) faults: BTreeMap<AttachmentId, String>,
     /// Those who wait until one is attached.
@@ -154,7 +156,7 @@ impl Attachments {
             spots: Spots::default(),
             boot: BootId::of_kernel(),
             placement: Placement::default(),
-            clashes: BTreeMap::new(),
+            clashes: Clashes::new(),
             faults: BTreeMap::new(),
             askers: BTreeMap::new(),
             leavers: BTreeMap::new(),
@@ -177,7 +179,7 @@ impl Attachments {
     /// Compares documents with guests, and returns the places to be opened now, with the processes for which they are.
     pub(super) fn place(&mut self, now: Instant) -> Vec<(Place, Option<u32>)> {
         let running = self.running.borrow_and_update();
-        self.placement = Placement::new(&self.found.attachments, running.guests());
+        self.placement = Placement::new(&self.found.attachments, running.guests(), self.boot.as_ref());
         self.spots.look_for_ended(now);
         self.spots.follow(self.placement.wanted.keys(), &running, now)
     }
@@ -187,20 +189,32 @@ impl Attachments {
         self.all().values().find(|there| new.is_there_as(there)).map(|there| there.id)
     }
 
-    /// Refuses a second interface of a guest in one network: the guest answers by its first one, with an address that is not the second one's,
-    /// and such packets are dropped. Documents that are there stay.
+    /// Refuses a second interface of a guest in one network ([`second_interface`]), also by another selector, as far as it is known what that means.
+    /// Documents that are there stay.
     ///
     /// # Errors
     /// The attachment that the guest has there, for people.
     pub(super) fn check_new(&self, new: &NewAttachment) -> Result<(), String> {
-        let is_there = |there: &&Attachment| there.guest.is_for_same(&new.guest) && there.network() == &new.network;
-        match self.all().values().find(is_there) {
+        let of_network = || self.all().values().filter(|there| there.network() == &new.network);
+        let same = of_network().find(|there| there.guest.is_for_same(&new.guest));
+        let first = same.map(|there| second_interface(&there.guest, there)).or_else(|| {
+            let running = self.running.borrow();
+            let at = new.guest.places(running.guests()).unwrap_or_default();
+            let placement = Placement::new(&self.found.attachments, running.guests(), self.boot.as_ref());
+            let namespaces: BTreeSet<Namespace> =
+                at.iter().filter_map(|place| self.spots.namespace(place)).chain(new.namespace).collect();
+            let is_one = |place: &Place| {
+                at.contains(place) || self.spots.namespace(place).is_some_and(|there| namespaces.contains(&there))
+            };
+            let mut theirs = placement.wanted.iter().filter(|(place, _)| is_one(place));
+            theirs.find_map(|(place, ids)| {
+                let there = of_network().find(|there| ids.contains(&there.id))?;
+                Some(second_interface(place, there))
+            })
+        });
+        match first {
             None => Ok(()),
-            Some(Attachment { id, guest, interface, .. }) => Err(format!(
-                "{guest} is on {} already, by attachment {id} ({interface}): a second interface in one network would get no answers; detach that \
-                 one first, or attach this one to another network",
-                new.network
-            )),
+            Some(first) => Err(format!("{first}; detach that one first, or attach this one to another network")),
         }
     }
 
@@ -215,6 +229,7 @@ impl Attachments {
         Attachment {
             id: std::iter::repeat_with(id).find(is_free).expect("there are few of them"),
             generation: 1,
+            number: self.all().values().map(|there| there.number).max().unwrap_or_default() + 1,
             origin: Origin::Cli,
             guest: new.guest.clone(),
             interface: new.interface.unwrap_or(free),

@@ -1,4 +1,10 @@
+use wire_kernel::OpenedGuest;
+
 use super::*;
+use crate::{
+    attach::guest,
+    guests::{Reached, Word},
+};
 
 fn attachments() -> Attachments {
     let folder = tempfile::tempdir().unwrap();
@@ -7,7 +13,7 @@ fn attachments() -> Attachments {
 
 fn new(guest: &str, network: &str) -> NewAttachment {
     let (guest, network) = (guest.parse().unwrap(), network.parse().unwrap());
-    NewAttachment { guest, network, interface: None, addresses: DualStack::default(), mac: None }
+    NewAttachment { guest, namespace: None, network, interface: None, addresses: DualStack::default(), mac: None }
 }
 
 fn add(attachments: &mut Attachments, new: &NewAttachment) -> Attachment {
@@ -31,12 +37,50 @@ fn each_attachment_of_a_guest_has_an_interface_of_its_own_and_a_second_one_like_
     let other = NewAttachment { interface: Some("eth7".parse().unwrap()), ..new("web", "app") };
     assert_eq!(all.same_as(&other), None);
     let refused = all.check_new(&other).unwrap_err();
-    assert!(refused.starts_with(&format!("web is on app already, by attachment {} (eth1)", first.id)), "{refused}");
+    assert!(
+        refused.starts_with(&format!("web is on app already, by attachment {} of web (eth1)", first.id)),
+        "{refused}"
+    );
     assert_eq!(all.check_new(&new("web", "third")), Ok(()));
     let fixed = DualStack { v4: Some([10, 128, 0, 9].into()), v6: None };
     assert_eq!(all.same_as(&NewAttachment { addresses: fixed, ..new("web", "app") }), None);
     assert_eq!(add(&mut all, &NewAttachment { addresses: fixed, ..new("c", "app") }).check(), Ok(()));
     assert_eq!(all.named(&"app".parse().unwrap()), [IpAddr::from([10, 128, 0, 9])].into());
+}
+
+#[test]
+fn a_second_interface_in_one_network_is_refused_also_by_another_selector_of_the_same_guest() {
+    let mut all = attachments();
+    let web = guest("aaaaaaaaaaaa", "web", &[("tier", "front")]);
+    let mut running = Running::default();
+    let words = [Word::Begin, Word::Running(web.clone()), Word::Running(guest("bbbb", "db", &[])), Word::Whole];
+    words.into_iter().for_each(|word| running.hear(word));
+    all.running = watch::channel(running).1;
+    let first = add(&mut all, &new("name:web", "app"));
+    for (selector, refused) in [
+        ("id:aaaaaaaaaaaa", true),
+        ("label:tier=front", true),
+        ("name:db", false),
+        ("label:tier=back", false),
+        ("/x", false),
+    ] {
+        let said = all.check_new(&new(selector, "app"));
+        assert_eq!(said.is_err(), refused, "{selector}: {said:?}");
+        assert_eq!(all.check_new(&new(selector, "other")), Ok(()));
+    }
+    let said = all.check_new(&new("label:tier=front", "app")).unwrap_err();
+    let begin = format!("container aaaaaaaaaaaa is on app already, by attachment {} of name:web (eth1)", first.id);
+    assert!(said.starts_with(&begin), "{said}");
+    // By what is open.
+    all.place(Instant::now());
+    let null = || std::fs::File::open("/dev/null").unwrap().into();
+    let opened = OpenedGuest { namespace: null(), route: null(), ipv4: null(), ipv6: None };
+    let reached = Reached { namespace: Namespace::Guest(5), opened, process: None };
+    all.spots.note(&Place::Container(web.id), Some(7), Ok(reached), Instant::now());
+    let at = |number| NewAttachment { namespace: Some(Namespace::Guest(number)), ..new("/x", "app") };
+    assert!(all.check_new(&at(5)).is_err() && all.check_new(&at(6)).is_ok());
+    let second = add(&mut all, &new("name:db", "app"));
+    assert_eq!((first.number, second.number), (1, 2));
 }
 
 #[test]
