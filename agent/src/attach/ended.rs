@@ -32,11 +32,12 @@ pub(crate) fn ended_for_good(attachment: &Attachment, known: &Known<'_>) -> Opti
 
 /// The reason why the process that a document names is none that runs, by the document alone.
 pub(super) fn ended_process(guest: &Selector, now: Option<&BootId>) -> Option<&'static str> {
-    match guest {
+    let Selector::Process { started, .. } = guest else { return None };
+    if started.is_none() {
         // An earlier version wrote it: the process may have ended long ago, and another one may have its number now.
-        Selector::Process { started: None, .. } => Some("it does not tell when its process was started"),
-        other => other.is_of_other_run(now).then_some("its process has ended: the host was started again since"),
+        return Some("it does not tell when its process was started");
     }
+    guest.is_of_other_run(now).then_some("its process has ended: the host was started again since")
 }
 
 #[cfg(test)]
