@@ -16,8 +16,6 @@ mod spots;
 mod status;
 mod watched;
 
-#[cfg(test)]
-pub(crate) use self::check::tests::document;
 pub(crate) use self::{
     boot::BootId,
     check::{MOST, Refused, interface, mac},
@@ -27,6 +25,8 @@ pub(crate) use self::{
     folder::{Folder, Found},
     selector::Selector,
     spots::{Opened, Seen, Spots},
-    status::{Arrival, Placement, Status},
+    status::{Arrival, Clashes, Placement, Status, second_interface},
     watched::{FindError, Watched},
 };
+#[cfg(test)]
+pub(crate) use self::{check::tests::document, selector::tests::guest};

@@ -150,9 +150,11 @@ fn attach_text(reply: &proto::AttachReply) -> String {
     let of: Vec<String> = endpoints.iter().map(addresses).collect();
     let has = if of.is_empty() { String::new() } else { format!(", {}", of.join("; ")) };
     let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    let is_attached = *state == AttachmentState::Attached.name();
-    let state = if is_attached { format!("{already}attached") } else { state.clone() };
-    format!("{guest} is {state} to {network} by {interface}{has}{why}")
+    if *state == AttachmentState::Attached.name() {
+        format!("{guest} is {already}attached to {network} by {interface}{has}")
+    } else {
+        format!("{guest} is kept for {network} ({interface}{has}), and {state}{why}")
+    }
 }
 
 fn addresses(endpoint: &proto::Endpoint) -> String {

@@ -67,6 +67,8 @@ pub(crate) struct NetworkShare {
     pub(crate) subnets: Option<Subnets>,
     /// The revision of the leases from which it was computed; `None` if it does not follow from leases.
     pub(crate) revision: Option<Revision>,
+    /// Grows each time that what could not be done for it is to be tried again.
+    pub(crate) tries: u64,
 }
 
 /// The share of one network in a container's namespace.
@@ -80,6 +82,8 @@ pub(crate) struct NetworkLoop<P: Ports> {
     ports: P,
     reconciler: Reconciler<P::Network>,
     merged: LastMerge<PerNamespace<DesiredNet>>,
+    /// [`NetworkShare::tries`] of all networks in the last round.
+    tries: Vec<u64>,
     /// The containers' namespaces that the driver has.
     guests: BTreeSet<Namespace>,
     status: StatusWriter,
@@ -113,6 +117,7 @@ impl<P: Ports> NetworkLoop<P> {
             ports,
             reconciler: Reconciler::new(driver, PerNamespace::default()),
             merged: LastMerge::default(),
+            tries: Vec::new(),
             guests: BTreeSet::new(),
             status,
             underlay_changed,
@@ -190,6 +195,11 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
         if self.monitor.is_none() {
             self.monitor = self.listen();
         }
+        let tries = shares.values().map(|share| share.tries).collect();
+        if tries != self.tries {
+            self.tries = tries;
+            self.reconciler.try_again();
+        }
         let begun = Instant::now();
         let report = self.reconciler.round(&desired);
         let tunnels = self.reconciler.driver().tunnels();
@@ -202,7 +212,7 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
         }
         let next = match (report.converged, report.fails_apart()) {
             (true, _) => self.next_read,
-            (false, true) => Instant::now() + RETRY_APART,
+            (false, true) => self.next_read.min(Instant::now() + RETRY_APART),
             (false, false) => Instant::now() + RETRY,
         };
         let revision = shares.values().filter_map(|share| share.revision).min().unwrap_or_default();
@@ -236,6 +246,7 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
     }
 
     fn due(&mut self) {
+        self.reconciler.try_again();
         if self.audit.is_none() {
             self.audit = self.start_audit();
         }

@@ -22,8 +22,10 @@ use crate::{
     agent::Agent,
     control,
     exit::Exit,
+    files::RealDisk,
     health,
     inherited::Inherited,
+    named::DocumentFile,
     notify::{self, Stored, Systemd},
     overview::Overview,
     ports::System,
@@ -124,7 +126,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 impl Member {
     fn new(settings: Settings, inherited: &mut Inherited) -> Self {
-        let (kept, stored) = inherited.of(&settings.network);
+        let document = DocumentFile::in_folder(&settings.folders.state_dir);
+        let (kept, stored) = inherited.of(&settings.network, document.devices(&RealDisk));
         let ports = System::new(settings.network.clone(), kept);
         let status = StatusWriter::new(ports.clone());
         Self { settings: settings.into(), ports, stored, status, watchdog: Watchdog::default() }

@@ -1,6 +1,7 @@
 //! A joined network: computes the desired state of the kernel and the packet filter from the leases, each time they change.
 
 mod former;
+mod handover;
 mod lease_source;
 mod notes;
 
@@ -11,13 +12,14 @@ use tracing::{error, info};
 use wire_backends::{Backend, NetFromLeases};
 use wire_firewall::{FirewallPolicy, OverlayDevice};
 use wire_lease::{
-    ConfigEvent, Entry, Follow, FollowFolder, HoldState, Lease, LeaseTable, NetworkConfig, StoredRecord, WithRecords,
+    ConfigEvent, Entry, Follow, FollowFolder, Lease, LeaseTable, NetworkConfig, StoredRecord, WithRecords,
 };
 use wire_net::{NetworkName, Prefix};
 use wire_state::{DesiredNet, PerNamespace, Scope};
 
 pub(crate) use self::{
     former::NeedingFormer,
+    handover::{Handover, Progress},
     lease_source::{EtcdConnections, LeaseSource},
 };
 use crate::{
@@ -97,51 +99,6 @@ pub(crate) struct Session<P: Ports> {
     /// Watches the traffic of peers. Ends with the session.
     pub(crate) _traffic: TrafficWatch,
     pub(crate) progress: Progress,
-}
-
-/// The progress of this session.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Progress {
-    /// Whether READY was sent, by this session or an earlier one.
-    pub(crate) is_ready: bool,
-    /// The numbers of this session's first changes to the shares of `Network` and `Firewall` ([`LoopHandle::want`]).
-    ///
-    /// [`LoopHandle::want`]: crate::reconcile_loop::LoopHandle::want
-    first_changes: Option<(u64, u64)>,
-    /// The number of complete lists of the leases received so far.
-    listings: u64,
-    /// The last outcome of the loop of `Network`.
-    outcome: Outcome,
-    /// When everything but the firewall became ready; `None` before that, and once READY was sent.
-    all_but_firewall: Option<Instant>,
-}
-
-impl Progress {
-    pub(crate) fn new(is_ready: bool) -> Self {
-        Self { is_ready, ..Self::default() }
-    }
-}
-
-/// The state that the next session takes over.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Handover {
-    /// The state of our lease when it was last held.
-    pub(crate) held: Option<HoldState>,
-    /// The last known leases. Leases that have vanished since are held for a while.
-    pub(crate) leases: Option<Arc<LeaseTable>>,
-    /// Whether READY was sent.
-    pub(crate) is_ready: bool,
-}
-
-impl Handover {
-    /// With what an earlier session has left, where this one has left nothing.
-    pub(crate) fn or(self, earlier: Self) -> Self {
-        Self {
-            held: self.held.or(earlier.held),
-            leases: self.leases.or(earlier.leases),
-            is_ready: self.is_ready || earlier.is_ready,
-        }
-    }
 }
 
 /// An event that the session handles.
@@ -245,7 +202,7 @@ impl<P: Ports> Session<P> {
                 (self.scope.clone(), Subnets { pools: self.joined_with.pools, leases: table.clone() });
             let (subnets, guests) = (Some(subnets), BTreeMap::new());
             let (spare, revision) = (self.backend.spare(), Some(table.revision));
-            let share = NetworkShare { desired, scope, spare, guests, subnets, revision };
+            let share = NetworkShare { desired, scope, spare, guests, subnets, revision, tries: 0 };
             let network = self.loops.network.want(&self.network, share);
             let firewall = self.loops.firewall.want(&self.network, FilterShare::Flat(firewall));
             self.progress.first_changes.get_or_insert((network, firewall));

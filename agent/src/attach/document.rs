@@ -22,6 +22,9 @@ pub(crate) struct Attachment {
     pub(crate) id: AttachmentId,
     /// Of two versions the one with the higher number holds.
     pub(crate) generation: u64,
+    /// Counts the attachments of this host: a later one has a higher number. Earlier versions wrote none.
+    #[serde(default)]
+    pub(crate) number: u64,
     pub(crate) origin: Origin,
     pub(crate) guest: Selector,
     /// The name of the interface in the container.
@@ -111,6 +114,11 @@ impl AttachmentId {
 }
 
 impl Attachment {
+    /// Its place in the order in which attachments were made.
+    pub(crate) const fn age(&self) -> (u64, AttachmentId) {
+        (self.number, self.id)
+    }
+
     /// The network that it is for.
     pub(crate) const fn network(&self) -> &NetworkName {
         let Link::Network { name } = &self.link;

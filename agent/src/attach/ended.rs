@@ -18,21 +18,26 @@ pub(crate) fn ended_for_good(attachment: &Attachment, known: &Known<'_>) -> Opti
     let Known { running, spots, boot: now } = *known;
     match &attachment.guest {
         Selector::Id(digits) => running.has_gone(digits).then_some("Docker does not know its container any more"),
-        // An earlier version wrote it: the process may have ended long ago, and another one may have its number now.
-        Selector::Process { started: None, .. } => Some("it does not tell when its process was started"),
-        Selector::Process { boot: Some(boot), .. } if now.is_some_and(|now| now != boot) => {
-            Some("its process has ended: the host was started again since")
-        }
-        Selector::Process { pid, started, .. } => {
+        Selector::Process { pid, started, .. } => ended_process(&attachment.guest, now).or_else(|| {
             let place = Place::Process { pid: *pid, started: *started };
             matches!(spots.seen(&place), Seen::Gone).then_some("its process has ended")
-        }
+        }),
         Selector::Word(_)
         | Selector::Name(_)
         | Selector::Label { .. }
         | Selector::Compose { .. }
         | Selector::File(_) => None,
     }
+}
+
+/// The reason why the process that a document names is none that runs, by the document alone.
+pub(super) fn ended_process(guest: &Selector, now: Option<&BootId>) -> Option<&'static str> {
+    let Selector::Process { started, .. } = guest else { return None };
+    if started.is_none() {
+        // An earlier version wrote it: the process may have ended long ago, and another one may have its number now.
+        return Some("it does not tell when its process was started");
+    }
+    guest.is_of_other_run(now).then_some("its process has ended: the host was started again since")
 }
 
 #[cfg(test)]

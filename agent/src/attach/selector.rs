@@ -103,6 +103,11 @@ impl Selector {
         }
     }
 
+    /// True if it is a process of another run of the kernel than `now`: one with its number and the time of its start is not that process.
+    pub(crate) fn is_of_other_run(&self, now: Option<&BootId>) -> bool {
+        matches!(self, Self::Process { boot: Some(boot), .. } if now.is_some_and(|now| now != boot))
+    }
+
     /// True if it can mean containers, which Docker has to tell of.
     pub(crate) const fn asks_docker(&self) -> bool {
         match self {

@@ -170,6 +170,14 @@ impl Spots {
         }
     }
 
+    /// The namespace of a place, if it is open.
+    pub(crate) fn namespace(&self, place: &Place) -> Option<Namespace> {
+        match self.seen(place) {
+            Seen::Reached(namespace, _) => Some(namespace),
+            Seen::Unknown | Seen::Gone | Seen::Barred(_) => None,
+        }
+    }
+
     /// The next time at which a place is to be opened though nothing was reported.
     pub(crate) fn next_time(&self) -> Option<Instant> {
         self.0.values().filter(|spot| !spot.is_opening).filter_map(|spot| spot.again).min()

@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 use tracing::{error, info};
 use wire_net::chain;
+use wire_state::Namespace;
 
 use super::{BootId, Selector};
 use crate::guests::{Helper, HelperError, Place, Process, Running, Why, Word};
@@ -42,6 +43,15 @@ pub(crate) enum FindError {
     Refused(String),
     #[error("{0}")]
     Unknown(String),
+}
+
+/// A guest that was found for a command.
+#[derive(Debug)]
+pub(crate) struct FoundGuest {
+    /// The selector as it is kept.
+    pub(crate) selector: Selector,
+    /// The namespace of the first guest that it means; `None` if it was not looked at.
+    pub(crate) namespace: Option<Namespace>,
 }
 
 /// The containers that run, and the helper that tells of them. Nothing is asked before [`Watched::start`].
@@ -82,7 +92,10 @@ impl Watched {
     ///
     /// # Errors
     /// When no such guest runs, the helper refuses it, or it is not known which run.
-    pub(crate) async fn find(&self, selector: Selector) -> Result<Selector, FindError> {
+    pub(crate) async fn find(&self, selector: Selector) -> Result<FoundGuest, FindError> {
+        if selector.is_of_other_run(BootId::of_kernel().as_ref()) {
+            return Err(FindError::Gone(selector.to_string()));
+        }
         let mut running = self.subscribe();
         if selector.asks_docker() {
             self.wait_for_list(&mut running).await?;
@@ -99,7 +112,7 @@ impl Watched {
     ///
     /// # Errors
     /// When there can never be such a guest, or that is not known.
-    pub(crate) async fn keep(&self, selector: Selector) -> Result<Selector, FindError> {
+    pub(crate) async fn keep(&self, selector: Selector) -> Result<FoundGuest, FindError> {
         if matches!(selector, Selector::Process { .. }) {
             return self.find(selector).await;
         }
@@ -111,7 +124,7 @@ impl Watched {
         }
         let (kept, tells_all) = (selector.later(&running.borrow()), running.borrow().tells_all());
         match kept {
-            Some(kept) => Ok(kept),
+            Some(kept) => Ok(FoundGuest { selector: kept, namespace: None }),
             None if tells_all => Err(FindError::Gone(selector.to_string())),
             None => Err(FindError::Unknown(format!("it is not known whether there is {selector}: {OLD_HELPER}"))),
         }
@@ -128,12 +141,12 @@ impl Watched {
     }
 
     /// Opens a place and closes it again: the host's own namespace is refused.
-    async fn check(&self, selector: Selector, place: Place) -> Result<Selector, FindError> {
+    async fn check(&self, selector: Selector, place: Place) -> Result<FoundGuest, FindError> {
         let _turn = self.openings.acquire().await.map_err(|error| FindError::Unknown(error.to_string()))?;
         let (helper, asked) = (self.helper.clone(), place.clone());
-        let opened = tokio::task::spawn_blocking(move || helper.open(&asked).map(|reached| reached.process)).await;
-        let process = match opened {
-            Ok(Ok(process)) => process,
+        let opened = tokio::task::spawn_blocking(move || helper.open(&asked)).await;
+        let reached = match opened {
+            Ok(Ok(reached)) => reached,
             Ok(Err(HelperError::Refused(refusal))) if refusal.why == Why::NotThere => {
                 return Err(FindError::NotThere(selector.to_string()));
             }
@@ -141,7 +154,8 @@ impl Watched {
             Ok(Err(error)) => return Err(FindError::Unknown(chain(&error))),
             Err(error) => return Err(FindError::Unknown(error.to_string())),
         };
-        as_kept(selector, &place, process.as_ref())
+        let selector = as_kept(selector, &place, reached.process.as_ref())?;
+        Ok(FoundGuest { selector, namespace: Some(reached.namespace) })
     }
 }
 
@@ -205,7 +219,7 @@ mod tests {
 
     fn keep(watched: &Watched, text: &str) -> Result<Selector, FindError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(watched.keep(text.parse().unwrap()))
+        runtime.block_on(watched.keep(text.parse().unwrap())).map(|found| found.selector)
     }
 
     fn hear(watched: &Watched, words: Vec<Word>) {
@@ -225,6 +239,14 @@ mod tests {
         assert_eq!(kept.to_string().parse(), Ok(kept));
         let error = as_kept(selector, &place, None).unwrap_err().to_string();
         assert!(error.ends_with("systemctl restart wire-agent-guests.service"), "{error}");
+    }
+
+    #[test]
+    fn a_process_of_another_run_of_the_kernel_is_gone_though_one_with_its_number_runs() {
+        let process = Process::open(std::process::id()).unwrap();
+        let (pid, started) = (std::process::id(), process.started());
+        let other = format!("pid:{pid}@{started}@00000000-0000-4000-8000-000000000000");
+        assert!(matches!(keep(&watched(), &other), Err(FindError::Gone(_))));
     }
 
     #[test]

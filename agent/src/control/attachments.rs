@@ -24,11 +24,12 @@ impl ControlService {
         let mut new = new_attachment(&request)?;
         let (_, watched) = self.attaching()?;
         let kept = if request.when_started { watched.keep(new.guest).await } else { watched.find(new.guest).await };
-        new.guest = kept.map_err(|error| match error {
+        let found = kept.map_err(|error| match error {
             FindError::NotThere(_) | FindError::Gone(_) => Status::not_found(error.to_string()),
             FindError::Refused(_) => Status::failed_precondition(error.to_string()),
             FindError::Unknown(_) => Status::unavailable(error.to_string()),
         })?;
+        (new.guest, new.namespace) = (found.selector, found.namespace);
         let (Noted { ids, is_already }, waits) = self.wish_attached(AttachWish::Attach(new)).await?;
         if let Some(Err(why)) = waits {
             return Err(Status::failed_precondition(why));
@@ -87,6 +88,7 @@ fn new_attachment(request: &proto::AttachRequest) -> Result<NewAttachment, Statu
     }
     Ok(NewAttachment {
         guest: parsed::<Selector>(guest)?,
+        namespace: None,
         network,
         interface: given(name).map(attach::interface).transpose().map_err(invalid)?,
         addresses,

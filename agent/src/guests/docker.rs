@@ -173,7 +173,9 @@ impl Docker {
     }
 
     fn ask(&self, path: &str) -> io::Result<Answer> {
-        let mut stream = UnixStream::connect(&self.socket)?;
+        let mut stream = UnixStream::connect(&self.socket).map_err(|error| {
+            io::Error::new(error.kind(), format!("Docker's socket {} does not answer: {error}", self.socket.display()))
+        })?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes())?;
@@ -357,7 +359,9 @@ mod tests {
             assert!(error.contains(said), "{error} does not say {said}");
         }
         let nobody = Docker { socket: PathBuf::from("/nobody/listens/here.sock") };
-        assert_eq!(nobody.running().unwrap_err().kind(), io::ErrorKind::NotFound);
+        let error = nobody.running().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().starts_with("Docker's socket /"), "{error}");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(super) struct Attached {
     faults: BTreeMap<LinkName, String>,
     /// The attachments whose ports are gone.
     gone: BTreeSet<AttachmentId>,
+    /// [`NetworkShare::tries`].
+    tries: u64,
 }
 
 impl Attached {
@@ -79,6 +81,11 @@ impl Attached {
         differs
     }
 
+    /// Has what could not be done tried again with the next share.
+    pub(super) const fn try_again(&mut self) {
+        self.tries += 1;
+    }
+
     /// The share of the network with them.
     pub(super) fn share(&self, segment: &Segment, host: DesiredNet) -> NetworkShare {
         let Containers { endpoints, opened, gone, .. } = &self.containers;
@@ -91,7 +98,15 @@ impl Attached {
             guests.insert(*namespace, GuestShare { opened: opened.clone(), scope });
         }
         let desired = Arc::new(segment.with_endpoints(host, endpoints));
-        NetworkShare { desired, scope, spare: Default::default(), guests, subnets: None, revision: None }
+        NetworkShare {
+            desired,
+            scope,
+            spare: Default::default(),
+            guests,
+            subnets: None,
+            revision: None,
+            tries: self.tries,
+        }
     }
 
     /// Notes that the share with them was told as this change.

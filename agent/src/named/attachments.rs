@@ -12,13 +12,13 @@ use tokio::{
     time::Instant,
 };
 use wire_net::{DualStack, LinkName, MacAddr, NetworkName};
-use wire_state::LinkPlace;
+use wire_state::{LinkPlace, Namespace};
 use wire_store::Random;
 
 use crate::{
     attach::{
-        Attachment, AttachmentId, BootId, Folder, Found, Known, Link, Origin, Placement, Selector, Spots, Watched,
-        Wish, ended_for_good,
+        Attachment, AttachmentId, BootId, Clashes, Folder, Found, Known, Link, Origin, Placement, Selector, Spots,
+        Watched, Wish, ended_for_good, second_interface,
     },
     guests::{Place, Running},
 };
@@ -43,6 +43,8 @@ pub(crate) enum AttachWish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewAttachment {
     pub(crate) guest: Selector,
+    /// The namespace of the first guest that it means, if that was looked at.
+    pub(crate) namespace: Option<Namespace>,
     pub(crate) network: NetworkName,
     /// `None`: the first free one from eth1 on.
     pub(crate) interface: Option<LinkName>,
@@ -122,8 +124,8 @@ pub(super) struct Attachments {
     boot: Option<BootId>,
     /// Where each is wanted, as of the last look.
     pub(super) placement: Placement,
-    /// Those whose interface another one makes in the same namespace.
-    pub(super) clashes: BTreeMap<AttachmentId, String>,
+    /// Those that give way to others.
+    pub(super) clashes: Clashes,
     /// The reasons why some have no address.
     pub(super) faults: BTreeMap<AttachmentId, String>,
     /// Those who wait until one is attached.
@@ -154,7 +156,7 @@ impl Attachments {
             spots: Spots::default(),
             boot: BootId::of_kernel(),
             placement: Placement::default(),
-            clashes: BTreeMap::new(),
+            clashes: Clashes::new(),
             faults: BTreeMap::new(),
             askers: BTreeMap::new(),
             leavers: BTreeMap::new(),
@@ -177,7 +179,7 @@ impl Attachments {
     /// Compares documents with guests, and returns the places to be opened now, with the processes for which they are.
     pub(super) fn place(&mut self, now: Instant) -> Vec<(Place, Option<u32>)> {
         let running = self.running.borrow_and_update();
-        self.placement = Placement::new(&self.found.attachments, running.guests());
+        self.placement = Placement::new(&self.found.attachments, running.guests(), self.boot.as_ref());
         self.spots.look_for_ended(now);
         self.spots.follow(self.placement.wanted.keys(), &running, now)
     }
@@ -187,20 +189,32 @@ impl Attachments {
         self.all().values().find(|there| new.is_there_as(there)).map(|there| there.id)
     }
 
-    /// Refuses a second interface of a guest in one network: the guest answers by its first one, with an address that is not the second one's,
-    /// and such packets are dropped. Documents that are there stay.
+    /// Refuses a second interface of a guest in one network ([`second_interface`]), also by another selector, as far as it is known what that means.
+    /// Documents that are there stay.
     ///
     /// # Errors
     /// The attachment that the guest has there, for people.
     pub(super) fn check_new(&self, new: &NewAttachment) -> Result<(), String> {
-        let is_there = |there: &&Attachment| there.guest.is_for_same(&new.guest) && there.network() == &new.network;
-        match self.all().values().find(is_there) {
+        let of_network = || self.all().values().filter(|there| there.network() == &new.network);
+        let same = of_network().find(|there| there.guest.is_for_same(&new.guest));
+        let first = same.map(|there| second_interface(&there.guest, there)).or_else(|| {
+            let running = self.running.borrow();
+            let at = new.guest.places(running.guests()).unwrap_or_default();
+            let placement = Placement::new(&self.found.attachments, running.guests(), self.boot.as_ref());
+            let namespaces: BTreeSet<Namespace> =
+                at.iter().filter_map(|place| self.spots.namespace(place)).chain(new.namespace).collect();
+            let is_one = |place: &Place| {
+                at.contains(place) || self.spots.namespace(place).is_some_and(|there| namespaces.contains(&there))
+            };
+            let mut theirs = placement.wanted.iter().filter(|(place, _)| is_one(place));
+            theirs.find_map(|(place, ids)| {
+                let there = of_network().find(|there| ids.contains(&there.id))?;
+                Some(second_interface(place, there))
+            })
+        });
+        match first {
             None => Ok(()),
-            Some(Attachment { id, guest, interface, .. }) => Err(format!(
-                "{guest} is on {} already, by attachment {id} ({interface}): a second interface in one network would get no answers; detach that \
-                 one first, or attach this one to another network",
-                new.network
-            )),
+            Some(first) => Err(format!("{first}; detach that one first, or attach this one to another network")),
         }
     }
 
@@ -215,6 +229,7 @@ impl Attachments {
         Attachment {
             id: std::iter::repeat_with(id).find(is_free).expect("there are few of them"),
             generation: 1,
+            number: self.all().values().map(|there| there.number).max().unwrap_or_default() + 1,
             origin: Origin::Cli,
             guest: new.guest.clone(),
             interface: new.interface.unwrap_or(free),
@@ -313,80 +328,4 @@ impl NewAttachment {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attachments() -> Attachments {
-        let folder = tempfile::tempdir().unwrap();
-        Attachments::load(true, folder.path(), Watched::new(folder.path())).unwrap()
-    }
-
-    fn new(guest: &str, network: &str) -> NewAttachment {
-        let (guest, network) = (guest.parse().unwrap(), network.parse().unwrap());
-        NewAttachment { guest, network, interface: None, addresses: DualStack::default(), mac: None }
-    }
-
-    fn add(attachments: &mut Attachments, new: &NewAttachment) -> Attachment {
-        let document = attachments.document(new, &Random::seeded(attachments.all().len() as u64));
-        attachments.found.attachments.insert(document.id, document.clone());
-        document
-    }
-
-    #[test]
-    fn each_attachment_of_a_guest_has_an_interface_of_its_own_and_a_second_one_like_it_is_the_same() {
-        let mut all = attachments();
-        let first = add(&mut all, &new("web", "app"));
-        let second = add(&mut all, &new("name:web", "other"));
-        let apart = add(&mut all, &new("db", "app"));
-        assert_eq!(
-            [first.interface, second.interface, apart.interface].map(|name| name.to_string()),
-            ["eth1", "eth2", "eth1"]
-        );
-        assert_eq!(all.same_as(&new("web", "app")), Some(first.id));
-        assert_eq!(all.same_as(&new("web", "none")), None);
-        let other = NewAttachment { interface: Some("eth7".parse().unwrap()), ..new("web", "app") };
-        assert_eq!(all.same_as(&other), None);
-        let refused = all.check_new(&other).unwrap_err();
-        assert!(refused.starts_with(&format!("web is on app already, by attachment {} (eth1)", first.id)), "{refused}");
-        assert_eq!(all.check_new(&new("web", "third")), Ok(()));
-        let fixed = DualStack { v4: Some([10, 128, 0, 9].into()), v6: None };
-        assert_eq!(all.same_as(&NewAttachment { addresses: fixed, ..new("web", "app") }), None);
-        assert_eq!(add(&mut all, &NewAttachment { addresses: fixed, ..new("c", "app") }).check(), Ok(()));
-        assert_eq!(all.named(&"app".parse().unwrap()), [IpAddr::from([10, 128, 0, 9])].into());
-    }
-
-    #[test]
-    fn a_guest_its_networks_and_its_interfaces_name_what_is_to_be_detached() {
-        let mut all = attachments();
-        let first = add(&mut all, &new("web", "app"));
-        let second = add(&mut all, &new("web", "other"));
-        add(&mut all, &new("db", "app"));
-        let meant = |guest: &str, network: Option<&str>, interface: Option<&str>| {
-            let network = network.map(|name| name.parse().unwrap());
-            let interface = interface.map(|name| name.parse().unwrap());
-            all.meant(&Which { guest: guest.parse().unwrap(), network, interface }).unwrap()
-        };
-        assert_eq!(meant("web", None, None), [first.id, second.id].into());
-        assert_eq!(meant("name:web", Some("other"), None), [second.id].into());
-        assert_eq!(meant("web", None, Some("eth1")), [first.id].into());
-        assert_eq!(meant(&second.id.to_string(), None, None), [second.id].into());
-        assert!(meant("nobody", None, None).is_empty());
-    }
-
-    #[test]
-    fn a_word_is_a_name_else_the_beginning_of_an_id_else_a_process() {
-        let mut all = attachments();
-        let named = add(&mut all, &new("name:77", "app"));
-        let by_id = add(&mut all, &new(&format!("id:8{}", "a".repeat(63)), "app"));
-        let process = add(&mut all, &new("pid:9@100", "app"));
-        let meant = |all: &Attachments, guest: &str| {
-            all.meant(&Which { guest: guest.parse().unwrap(), network: None, interface: None })
-        };
-        assert_eq!(meant(&all, "77"), Ok([named.id].into()));
-        assert_eq!(meant(&all, "8a"), Ok([by_id.id].into()));
-        assert_eq!(meant(&all, "9"), Ok([process.id].into()));
-        add(&mut all, &new(&format!("id:8{}", "b".repeat(63)), "app"));
-        let both = meant(&all, "8").unwrap_err();
-        assert!(both.contains("means both"), "{both}");
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
+use wire_backends::Segment;
 use wire_firewall::ContainerPort;
 use wire_lease::named::{Kept, MemberRecord, NetworkRecord, Record, Room};
 use wire_net::{AddressKey, BlockKey, HostId, LinkName, MacAddr, NetworkName};
@@ -98,6 +99,14 @@ impl DocumentFile {
     pub(crate) fn peek(&self, disk: &impl Disk) -> io::Result<Document> {
         let text = self.read(disk)?;
         Ok(text.and_then(|text| serde_json::from_slice::<Stored>(&text).ok()).map(Document::from).unwrap_or_default())
+    }
+
+    /// True for a device that somebody here may want again: all but those of networks by name of which the document has nothing. One that cannot be
+    /// read may have any.
+    pub(crate) fn devices<D: Disk>(&self, disk: &D) -> impl Fn(LinkName) -> bool + use<D> {
+        let devices = |document: Document| document.held().map(|(_, kept)| Segment::overlay(kept.record.vni)).collect();
+        let held: Option<BTreeSet<LinkName>> = self.peek(disk).ok().map(devices);
+        move |link| !Segment::has_device(link) || held.as_ref().is_none_or(|held| held.contains(&link))
     }
 
     fn read(&self, disk: &impl Disk) -> io::Result<Option<Vec<u8>>> {

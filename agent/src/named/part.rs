@@ -61,7 +61,7 @@ pub(super) struct Part {
     /// Until when hosts that vanish are kept, since the store has lost something.
     keep_until: Option<Instant>,
     pub(super) kernel: Kernel,
-    /// When a share that could not be done is set again.
+    /// When what could not be done is tried again.
     tell_at: Option<Instant>,
     /// When the network as it is admitted is to be saved; `None` if it is, or is being saved.
     save_at: Option<Instant>,
@@ -324,10 +324,11 @@ impl Part {
         self.attached.faults()
     }
 
-    /// Has the share set anew after a pause, since not all of it is in the kernel. Each pause is longer than the one before.
+    /// Has what is not in the kernel tried again after a pause, which goes on if it has begun. Each pause is longer than the one before.
     pub(super) fn tell_again(&mut self, random: &wire_store::Random, now: Instant) {
-        let pause = self.telling.pause(random).max(TELL_AGAIN);
-        (self.is_behind, self.tell_at) = (true, Some(now + pause));
+        if self.tell_at.is_none() {
+            self.tell_at = Some(now + self.telling.pause(random).max(TELL_AGAIN));
+        }
     }
 
     /// Notes that a round has left nothing undone of the devices, and whether of containers' links neither. One that an older share was told by
@@ -340,6 +341,7 @@ impl Part {
         }
         if is_done && self.kernel == Kernel::Done {
             self.telling.reset();
+            self.tell_at = None;
         }
     }
 
@@ -353,9 +355,12 @@ impl Part {
         self.tell_at = None;
     }
 
-    /// True if a share that could not be done waits.
+    /// True if what could not be done is not to be tried yet. When its time has come, the share is another one.
     pub(super) fn waits_to_tell(&mut self, now: Instant) -> bool {
-        self.tell_at = self.tell_at.filter(|at| *at > now);
+        if self.tell_at.take_if(|at| *at <= now).is_some() {
+            self.is_behind = true;
+            self.attached.try_again();
+        }
         self.tell_at.is_some()
     }
 
@@ -417,7 +422,7 @@ impl Part {
 
 fn share(net: DesiredNet, scope: Scope) -> NetworkShare {
     let (desired, guests) = (Arc::new(PerNamespace::host(net)), BTreeMap::new());
-    NetworkShare { desired, scope, spare: Default::default(), guests, subnets: None, revision: None }
+    NetworkShare { desired, scope, spare: Default::default(), guests, subnets: None, revision: None, tries: 0 }
 }
 
 /// The part of the kernel's state that the devices of a network are in.

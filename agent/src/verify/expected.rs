@@ -166,6 +166,7 @@ async fn expected(
             guests: BTreeMap::new(),
             subnets: Some(subnets),
             revision: Some(listing.revision()),
+            tries: 0,
         },
         named,
         files: host.files_share(&env),

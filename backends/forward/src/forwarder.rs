@@ -130,7 +130,8 @@ impl Kept {
         self.0.retain(|name, _| !name.starts_with(&of_link));
     }
 
-    fn retain(&mut self, is_kept: impl Fn(LinkName) -> bool) {
+    /// Closes the descriptors of all devices but these.
+    pub fn retain(&mut self, is_kept: impl Fn(LinkName) -> bool) {
         self.0.retain(|name, _| link_of(name).is_some_and(&is_kept));
     }
 

@@ -1,10 +1,11 @@
 //! One round of the loop: change the host's state to the desired state, and report the result.
 
-use std::{collections::BTreeMap, error::Error};
+mod put_off;
+mod report;
 
-use crate::{
-    DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Reread, Resource, StaleRoute,
-};
+pub use self::report::{Comparison, Failure, Report};
+use self::{put_off::PutOff, report::grouped};
+use crate::{DataplaneError, Driver, OpError, Operation, Order, Plan, Reread, Resource};
 
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
@@ -26,6 +27,8 @@ pub struct Reconciler<D: Driver> {
     reached: Option<Reached<D::Resource>>,
     /// The changes made since [`Reconciler::record`]; `None` if that was not called, or the cached state was dropped since.
     recorded: Option<Vec<OpOf<D>>>,
+    /// Changes that have failed, and are not tried again before [`Reconciler::try_again`].
+    put_off: PutOff<D::Resource>,
 }
 
 /// The desired state that the cached state was made equal to.
@@ -43,126 +46,20 @@ type PartOf<D> = <<D as Driver>::Resource as Resource>::Part;
 type ReportOf<D> = Report<<D as Driver>::Resource>;
 type FailuresOf<D> = Vec<Failure<<D as Driver>::Resource>>;
 
-/// The outcome of one round.
-#[derive(Debug)]
-#[must_use = "it holds the failures"]
-pub struct Report<R: Resource> {
-    /// The number of entries added or changed.
-    pub written: usize,
-    /// The number of entries removed.
-    pub removed: usize,
-    /// The first few of these changes.
-    pub changes: Vec<R::Op>,
-    /// The number of operations that failed, including those that succeeded when they were tried again.
-    pub failed: usize,
-    /// The failures of the last attempt: the first of each kind.
-    pub failures: Vec<Failure<R>>,
-    /// All operations of the last attempt that failed.
-    pub failed_ops: Vec<R::Op>,
-    /// True if the last attempt ended before each of its changes was tried.
-    pub is_cut_short: bool,
-    /// Problems with foreign entries.
-    pub findings: R::Findings,
-    /// Whether the host now holds the desired state, except where a foreign entry conflicts with it.
-    pub converged: bool,
-    /// Whether the host was read; otherwise the cached state was used.
-    pub read_back: bool,
-}
-
-/// A failure that trying again did not cure.
-#[derive(Debug)]
-pub enum Failure<R: Resource> {
-    /// The host could not be read.
-    Read(DataplaneError),
-    /// One or more operations of the same kind failed with the same kind of error.
-    Op {
-        /// The first operation that failed.
-        op: R::Op,
-        /// The error of that operation.
-        error: OpError,
-        /// The number of the others.
-        more: usize,
-    },
-}
-
-/// A comparison of the host with its desired state, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Comparison {
-    /// The differences that a round would remove.
-    pub differences: Vec<Difference>,
-    /// The changes that it would make, in their order.
-    pub changes: Vec<String>,
-    /// The foreign entries that prevent desired ones.
-    pub conflicts: Vec<String>,
-    /// Routes that nobody needs, and that are not known to be ours.
-    pub stale: Vec<StaleRoute>,
-}
-
-impl Comparison {
-    /// Compares two states.
-    #[must_use]
-    pub fn of<R: Resource>(observed: &R::Observed, desired: &R::Desired) -> Self {
-        let plan = R::plan(observed, desired);
-        Self {
-            differences: R::differences(observed, desired),
-            changes: plan.ops.iter().map(ToString::to_string).collect(),
-            conflicts: R::conflicts(&plan.findings),
-            stale: Vec::new(),
-        }
-    }
-}
-
-impl<R: Resource> Report<R> {
-    /// True if the state was read, and each change that the last attempt had planned was tried: what is in no failure is done.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        !self.is_cut_short && !self.failures.iter().any(|failure| matches!(failure, Failure::Read(_)))
-    }
-
-    /// True if something has failed, and no failure prevents other changes ([`Resource::is_apart`]).
-    #[must_use]
-    pub fn fails_apart(&self) -> bool {
-        self.is_whole() && !self.failed_ops.is_empty() && self.failed_ops.iter().all(R::is_apart)
-    }
-}
-
-impl<R: Resource> Default for Report<R> {
-    fn default() -> Self {
-        Self {
-            written: 0,
-            removed: 0,
-            changes: Vec::new(),
-            failed: 0,
-            failures: Vec::new(),
-            failed_ops: Vec::new(),
-            is_cut_short: false,
-            findings: R::Findings::default(),
-            converged: false,
-            read_back: false,
-        }
-    }
-}
-
-impl<R: Resource> Report<R> {
-    /// The changes for a log: the first few of them, and the number of the others.
-    #[must_use]
-    pub fn named(&self) -> String {
-        let more = (self.written + self.removed).saturating_sub(self.changes.len());
-        let named: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        named.join("; ") + &more
-    }
-}
-
 impl<D: Driver> Reconciler<D> {
     /// Starts without a cached state: the first round reads.
     pub const fn new(driver: D, scope: ScopeOf<D>) -> Self {
-        Self { driver, scope, cached: None, reached: None, recorded: None }
+        Self { driver, scope, cached: None, reached: None, recorded: None, put_off: PutOff::new() }
     }
 
     /// Drops the cached state, which may be wrong: the next round reads.
     pub fn invalidate(&mut self) {
         (self.cached, self.reached, self.recorded) = (None, None, None);
+    }
+
+    /// Has the next round try what has failed and stands apart ([`Resource::is_apart`]). Other rounds try it only if it is to be made differently.
+    pub fn try_again(&mut self) {
+        self.put_off.clear();
     }
 
     /// The desired state that the cached state is equal to; `None` if it is not known to equal one.
@@ -247,23 +144,20 @@ impl<D: Driver> Reconciler<D> {
         for attempt in 0..=RETRIES {
             report.failed_ops.clear();
             report.is_cut_short = false;
-            match self.attempt(desired, &mut report) {
-                Ok(failures) => {
-                    report.converged = failures.is_empty();
-                    report.failures = failures;
-                }
-                Err(error) => {
-                    report.converged = false;
-                    report.failures = vec![Failure::Read(error)];
-                }
-            }
+            report.failures = self.attempt(desired, &mut report).unwrap_or_else(|error| vec![Failure::Read(error)]);
             let is_enough = report.fails_apart() && attempt > 0;
-            if report.converged || attempt == RETRIES || is_enough {
+            if report.failures.is_empty() || attempt == RETRIES || is_enough {
                 break;
             }
             self.invalidate();
         }
-        if !report.converged {
+        let stands_apart = report.failures.is_empty() || report.fails_apart();
+        self.put_off.add_to(&mut report);
+        report.converged = report.failures.is_empty();
+        if !stands_apart {
+            self.put_off.clear();
+        }
+        if !stands_apart || !self.put_off.keep() {
             self.invalidate();
         }
         report
@@ -273,6 +167,7 @@ impl<D: Driver> Reconciler<D> {
     /// entries along with them, which are read rather than guessed.
     fn attempt(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<FailuresOf<D>, DataplaneError> {
         let order = |op: &OpOf<D>| D::Resource::order(op, desired);
+        self.put_off.begin();
         let mut plan = self.plan(desired, report)?;
         let mut failures = Vec::new();
         let ahead: Vec<OpOf<D>> = plan.ops.iter().filter(|op| order(op) == Order::Ahead).cloned().collect();
@@ -300,7 +195,7 @@ impl<D: Driver> Reconciler<D> {
             self.read_part(part.as_ref().filter(|_| is_reached));
             is_reached &= self.plan(desired, report)?.ops.is_empty();
         }
-        if is_reached {
+        if is_reached && !self.put_off.is_some_planned() {
             self.note_reached(desired);
         }
         Ok(failures)
@@ -315,6 +210,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
+    /// The changes that are needed, without those that are put off. Reads if no state is cached.
     fn plan(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
         let cached = match self.cached.take() {
             Some(cached) => cached,
@@ -326,7 +222,9 @@ impl<D: Driver> Reconciler<D> {
         let cached = self.cached.insert(cached);
         let since =
             |reached: &Reached<D::Resource>| D::Resource::plan_since(cached, &reached.index, &reached.desired, desired);
-        Ok(self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired)))
+        let mut plan = self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired));
+        self.put_off.take_out_of(&mut plan);
+        Ok(plan)
     }
 
     fn part_of(&self, ops: &[OpOf<D>]) -> Option<PartOf<D>> {
@@ -337,7 +235,7 @@ impl<D: Driver> Reconciler<D> {
         if ops.is_empty() {
             return Vec::new();
         }
-        let mut failures: BTreeMap<(&'static str, ErrorKind), Failure<D::Resource>> = BTreeMap::new();
+        let mut failed: Vec<(&OpOf<D>, OpError)> = Vec::new();
         for (op, attempt) in ops.iter().zip(self.driver.apply(ops)) {
             match attempt {
                 Ok(()) => {
@@ -355,47 +253,12 @@ impl<D: Driver> Reconciler<D> {
                 Err(error) => {
                     report.failed += 1;
                     report.failed_ops.push(op.clone());
-                    failures.entry((op.name(), error.kind)).and_modify(Failure::count).or_insert_with(|| Failure::Op {
-                        op: op.clone(),
-                        error,
-                        more: 0,
-                    });
+                    self.put_off.note_failed(op, &error);
+                    failed.push((op, error));
                 }
             }
         }
-        failures.into_values().collect()
-    }
-}
-
-impl<R: Resource> Failure<R> {
-    fn count(&mut self) {
-        if let Self::Op { more, .. } = self {
-            *more += 1;
-        }
-    }
-}
-
-/// The failure with all its causes, for a log.
-impl<R: Resource> std::fmt::Display for Failure<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut source: Option<&dyn Error> = match self {
-            Self::Read(error) => {
-                write!(f, "{error}")?;
-                error.source()
-            }
-            Self::Op { op, error, .. } => {
-                write!(f, "{op}: {error}")?;
-                error.source()
-            }
-        };
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        match self {
-            Self::Op { more, .. } if *more > 0 => write!(f, " (and {more} more)"),
-            Self::Op { .. } | Self::Read(_) => Ok(()),
-        }
+        grouped(failed.into_iter())
     }
 }
 

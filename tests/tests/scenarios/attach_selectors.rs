@@ -98,6 +98,36 @@ fn containers_with_a_label_and_of_a_service_of_compose_are_attached_as_they_come
     silent(&sites)
 }
 
+#[test]
+fn of_two_selectors_of_one_container_the_later_one_is_refused_or_blocked_until_the_first_is_detached() -> Result {
+    let lab = lab!();
+    let (_etcd, mut sites) = sites::<1>(&lab, V4, true)?;
+    ctl(&sites[0].node, "network create app")?;
+    ctl(&sites[0].node, "attach label:tier=web app --when-started")?;
+    ctl(&sites[0].node, "attach name:late app --name eth2 --when-started")?;
+    let container = run(&mut sites[0], &["--label=tier=web".to_owned()])?;
+    let node = &sites[0].node;
+    let address = addresses_of(node, "label:tier=web", 1)?;
+    // It is known that both mean this container.
+    let (status, said) = refused(node, &format!("attach {} app", container.name()))?;
+    check(status == Some(1) && said.contains("of label:tier=web (eth1)"), || format!("{status:?} {said}"))?;
+    // It comes to be known.
+    sites[0].docker(&["rename", container.name(), "late"])?;
+    let is_blocked = || {
+        let late = of_guest(node, "name:late")?;
+        let is_said = late[0]["reason"].as_str().is_some_and(|why| why.contains("of label:tier=web (eth1)"));
+        check(late[0]["state"] == "blocked" && is_said, || format!("{late:?}\n{}", node.agent.log()))
+    };
+    eventually(START, is_blocked)?;
+    check(addresses_of(node, "label:tier=web", 1)? == address, || "the first one is as it was".to_owned())?;
+    let links = || sites[0].docker(&["exec", "late", "ip", "-o", "link"]);
+    check(!links()?.contains("eth2"), || "it has a second interface".to_owned())?;
+    ctl(node, "detach label:tier=web")?;
+    addresses_of(node, "name:late", 1)?;
+    check(links()?.contains("eth2") && !links()?.contains("eth1"), || "not by the other one's name".to_owned())?;
+    silent(&sites)
+}
+
 /// A process in a network namespace of its own.
 fn process(node: &Node, name: &str) -> Result<wire_tests::Process> {
     let words = ["--net", "sleep", "86400"].map(str::to_owned);

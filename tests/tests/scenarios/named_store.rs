@@ -1,6 +1,12 @@
 //! Networks by name when etcd is asked for too much at once, loses all, or comes back from an older backup.
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path, process::Output, thread};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Output,
+    thread,
+};
 
 use wire_tests::{Etcd, LabError, Pings, Result, check, eventually, lab};
 
@@ -28,6 +34,34 @@ fn records(etcd: &Etcd) -> Result<Vec<(String, String)>> {
 /// Waits until `verify` and `plan` have nothing to say on any host.
 pub(crate) fn silent_soon(nodes: &[&Node]) -> Result {
     eventually(START, || silent(nodes)).map(drop)
+}
+
+fn logs(nodes: &[&Node]) -> String {
+    nodes.iter().map(|node| node.agent.log()).collect()
+}
+
+/// A backup, after which etcd goes on.
+fn back_up(etcd: &Etcd) -> Result<PathBuf> {
+    let backup = etcd.back_up()?;
+    let mut gateway = etcd.gateway()?;
+    (0..50).try_for_each(|_| gateway.put(b"/other", b""))?;
+    Ok(backup)
+}
+
+/// Starts etcd with a backup, and waits until the hosts have put it right.
+fn restore(etcd: &mut Etcd, backup: &Path, nodes: &[&Node], before: &[(String, String)]) -> Result {
+    etcd.restore(backup)?;
+    etcd.restart(0)?;
+    back(etcd, nodes, before)
+}
+
+/// Waits until etcd has the records of networks as before.
+fn back(etcd: &Etcd, nodes: &[&Node], before: &[(String, String)]) -> Result {
+    let is_back = || {
+        let now = records(etcd)?;
+        check(now == before, || format!("{before:?}\nbefore, now\n{now:?}\n{}", logs(nodes)))
+    };
+    eventually(START * 3, is_back).map(drop)
 }
 
 #[test]
@@ -113,14 +147,11 @@ fn a_wiped_etcd_has_all_again_from_the_hosts_and_containers_lose_no_packet() -> 
     etcd.wipe(0)?;
     etcd.restart(0)?;
     etcd.put_config(V4)?;
-    let log = || nodes.iter().map(|node| node.agent.log()).collect::<String>();
-    let is_back = || {
-        let (now, again) = (records(&etcd)?, folder(&etcd, "vnis")?);
-        check(now == before && again == vnis, || format!("{before:?}\nbefore, now\n{now:?}\n{again:?}\n{}", log()))
-    };
-    eventually(START * 3, is_back)?;
+    back(&etcd, &nodes, &before)?;
+    let of_names = || check(folder(&etcd, "vnis")? == vnis, || format!("{vnis:?} before\n{}", logs(&nodes)));
+    eventually(START * 3, of_names)?;
     let seen = pings.stop()?;
-    check(seen.lost().is_empty(), || format!("{:?} of {} pings were lost\n{}", seen.lost(), seen.sent, log()))?;
+    check(seen.lost().is_empty(), || format!("{:?} of {} pings were lost\n{}", seen.lost(), seen.sent, logs(&nodes)))?;
     apart(&nodes, "app")?;
     silent_soon(&nodes)
 }
@@ -153,9 +184,7 @@ fn after_an_older_backup_who_joined_since_is_back_and_who_has_left_leaves_again(
     for node in [three, four] {
         expose_on(node, "formerly")?;
     }
-    let backup = etcd.back_up()?;
-    let mut gateway = etcd.gateway()?;
-    (0..50).try_for_each(|_| gateway.put(b"/other", b""))?;
+    let backup = back_up(&etcd)?;
     own.push(expose_on(three, "app")?);
     network(two, "create late")?;
     let late: Vec<Vec<IpAddr>> = [two, three].into_iter().map(|node| expose_on(node, "late")).collect::<Result<_>>()?;
@@ -167,19 +196,14 @@ fn after_an_older_backup_who_joined_since_is_back_and_who_has_left_leaves_again(
     let pings = Pings::start(&one.host.namespace().path(), Some(own[0][0]), own[1][0])?;
     pings.wait_answered()?;
 
-    etcd.restore(&backup)?;
-    etcd.restart(0)?;
-    let log = || nodes.iter().map(|node| node.agent.log()).collect::<String>();
-    let is_back = || {
-        let now = records(&etcd)?;
-        check(now == before, || format!("{before:?}\nbefore, now\n{now:?}\n{}", log()))
-    };
-    eventually(START * 3, is_back)?;
+    restore(&mut etcd, &backup, &nodes.each_ref(), &before)?;
     network(four, "rm formerly")?;
     all_reach(&[one, two, three], &own)?;
     all_reach(&[two, three], &late)?;
     let seen = pings.stop()?;
-    check(seen.lost().is_empty(), || format!("{:?} of {} pings were lost\n{}", seen.lost(), seen.sent, log()))?;
+    check(seen.lost().is_empty(), || {
+        format!("{:?} of {} pings were lost\n{}", seen.lost(), seen.sent, logs(&nodes.each_ref()))
+    })?;
     for node in &nodes {
         let left =
             node.host.namespace().sh(&format!("grep -l formerly -r {} || true", node.agent.state_dir().display()))?;
@@ -202,16 +226,10 @@ fn after_an_older_backup_a_container_keeps_its_address_which_another_host_had_th
     let address = outside(own.iter().map(|own| own[0]))?;
     let former = Made::of(nodes[0], "f")?;
     attach(nodes[0], &format!("{} app --ip {address}", former.path()))?;
-    let backup = etcd.back_up()?;
-    let mut gateway = etcd.gateway()?;
-    (0..50).try_for_each(|_| gateway.put(b"/other", b""))?;
+    let backup = back_up(&etcd)?;
     nodes[0].agent.ctl(&["detach", &former.path()])?;
     let guest = Made::of(nodes[1], "g")?;
-    let is_free = || {
-        let output = nodes[1].agent.run_with_its_flags(&format!("attach {} app --ip {address}", guest.path()))?;
-        check(output.status.success(), || format!("{output:?}\n{}", nodes[0].agent.log()))
-    };
-    eventually(START, is_free)?;
+    eventually(START, || ctl(nodes[1], &format!("attach {} app --ip {address}", guest.path())).map(drop))?;
     let third = Made::of(nodes[2], "t")?;
     attach(nodes[2], &format!("{} app", third.path()))?;
     let before = records(&etcd)?;
@@ -219,16 +237,9 @@ fn after_an_older_backup_a_container_keeps_its_address_which_another_host_had_th
     let attachments = || ctl(nodes[1], "attachments");
     let attached = attachments()?;
 
-    etcd.restore(&backup)?;
-    etcd.restart(0)?;
-    let log = || nodes.iter().map(|node| node.agent.log()).collect::<String>();
-    let is_back = || {
-        let now = records(&etcd)?;
-        check(now == before, || format!("{before:?}\nbefore, now\n{now:?}\n{}", log()))
-    };
-    eventually(START * 3, is_back)?;
+    restore(&mut etcd, &backup, &nodes, &before)?;
     let now = attachments()?;
-    check(now == attached, || format!("{attached}\nbefore, now\n{now}\n{}", log()))?;
+    check(now == attached, || format!("{attached}\nbefore, now\n{now}\n{}", logs(&nodes)))?;
     // Others were led to the former host for as long as etcd said so.
     eventually(START, || third.pings(address))?;
     guest.pings(own[2][0])?;

@@ -343,6 +343,13 @@ fn a_port_that_a_program_has_is_left_to_it() -> Result {
     Ok(())
 }
 
+/// True once a host says why it is not on the network: another device has the name of its own.
+fn says_what_is_in_the_way(node: &Node, device: &str) -> Result {
+    let here = json(node, "network inspect app")?["here"].clone();
+    let reason = here["reason"].as_str().unwrap_or_default();
+    check(reason.contains(device) && reason.contains("rename or remove it"), || format!("{here}\n{}", node.agent.log()))
+}
+
 /// A device of another kind in the place of ours: the tunnel stops, and has nothing to stop when the network goes.
 #[test]
 fn a_network_that_goes_while_its_tunnel_does_not_run_leaves_no_socket_and_says_why_it_did_not_run() -> Result {
@@ -354,18 +361,11 @@ fn a_network_that_goes_while_its_tunnel_does_not_run_leaves_no_socket_and_says_w
     let inspected = || json(node, "network inspect app");
     let device = format!("wv.{}", inspected()?["vni"]);
     host.sh(&format!("ip link delete {device} && ip link add {device} type bridge"))?;
-    let is_said = || {
-        let here = inspected()?["here"].clone();
-        let reason = here["reason"].as_str().unwrap_or_default();
-        check(reason.contains(&device) && reason.contains("rename or remove it"), || {
-            format!("{here}\n{}", node.agent.log())
-        })
-    };
-    eventually(START, is_said)?;
+    eventually(START, || says_what_is_in_the_way(node, &device))?;
     host.sh(&format!("ip link delete {device}"))?;
     eventually(START, || check(inspected()?["here"]["reason"] == "", || node.agent.log()))?;
     host.sh(&format!("ip link delete {device} && ip link add {device} type bridge"))?;
-    eventually(START, is_said)?;
+    eventually(START, || says_what_is_in_the_way(node, &device))?;
     ctl(node, "network hide app")?;
     foreign_socket(&sites[0], 61_000).map(drop)
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::guests::Word;
 
 /// A running container whose id begins so.
-pub(in crate::attach) fn guest(id: &str, name: &str, labels: &[(&str, &str)]) -> Guest {
+pub(crate) fn guest(id: &str, name: &str, labels: &[(&str, &str)]) -> Guest {
     let id = format!("{id:0<64}").parse().unwrap();
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Guest { id, name: name.to_owned(), pid: 7, labels, left_out: 0 }

@@ -67,3 +67,19 @@ fn a_clone_holds_nothing_of_what_its_original_holds() {
     assert_eq!(own.holder(), Some(host(2)));
     assert!(own.networks.len() == 2 && own.networks.values().all(|entry| entry.held.is_none()), "{own:?}");
 }
+
+#[test]
+fn what_was_kept_for_networks_that_no_document_has_is_nobodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = DocumentFile::in_folder(folder.path());
+    file.save(&RealDisk, &document()).unwrap();
+    let awaited = |file: &DocumentFile| {
+        let is_awaited = file.devices(&RealDisk);
+        ["flannel.1", "wv.5000", "wv.5001"].map(|name| is_awaited(name.parse().unwrap()))
+    };
+    assert_eq!(awaited(&file), [true, true, false]);
+    fs::remove_file(file.path()).unwrap();
+    assert_eq!(awaited(&file), [true, false, false]);
+    fs::create_dir(file.path()).unwrap();
+    assert_eq!(awaited(&file), [true; 3], "nothing is known");
+}

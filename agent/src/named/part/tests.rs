@@ -138,16 +138,20 @@ async fn the_packet_filter_has_the_members_and_ports_and_nobody_while_members_ar
     };
     assert_eq!(told(&mut part, &[1, 2, 3]), "192.0.2.2 10.128.1.64/27, 192.0.2.3 10.128.1.96/27");
     assert_eq!(told(&mut part, &[1, 3]), "192.0.2.3 10.128.1.96/27");
-    let port = ContainerPort {
-        link: "wp01234567".parse().unwrap(),
-        mac: "02:57:0a:80:01:21".parse().unwrap(),
-        addresses: vec![[10, 128, 1, 33].into()],
-    };
+    let port = port();
     part.set_ports(vec![port.clone()]);
     assert!(part.share(outer()).is_some());
     assert_eq!(part.filter().unwrap().ports, std::slice::from_ref(&port));
     part.set_ports(vec![port]);
     assert!(part.share(outer()).is_none(), "they are the same");
+}
+
+fn port() -> ContainerPort {
+    ContainerPort {
+        link: "wp01234567".parse().unwrap(),
+        mac: "02:57:0a:80:01:21".parse().unwrap(),
+        addresses: vec![[10, 128, 1, 33].into()],
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,8 +167,15 @@ async fn a_share_that_could_not_be_done_waits_until_it_is_time() {
         let at = part.tell_at.unwrap();
         assert!(part.waits_to_tell(now) && part.next_time(now).is_some_and(|next| next <= at));
         pauses.push(at - now);
+        // Nobody else waits for it, nor is it tried with others.
+        assert!(part.share(outer()).is_none());
+        part.set_ports(vec![ContainerPort { link: format!("wp{}", pauses.len()).parse().unwrap(), ..port() }]);
+        assert_eq!(part.share(outer()).unwrap().tries, pauses.len() as u64 - 1);
+        part.tell_again(&random, now + TELL_AGAIN / 2);
+        assert_eq!(part.tell_at, Some(at), "the pause goes on");
         tokio::time::sleep_until(at).await;
-        assert!(!part.waits_to_tell(at) && part.share(outer()).is_some(), "it is told again, though it is the same");
+        assert!(!part.waits_to_tell(at));
+        assert_eq!(part.share(outer()).unwrap().tries, pauses.len() as u64, "it is the same, and tried again");
     }
     assert_eq!(pauses[0], Duration::from_secs(1));
     assert!(pauses[6] > Duration::from_secs(7) && pauses[6] <= Duration::from_secs(15), "{pauses:?}");

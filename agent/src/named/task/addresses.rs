@@ -104,10 +104,6 @@ impl<P: Ports> NamedTask<P> {
 
     /// Begins to give single addresses back that no container has any more, also the last one of a network that this host stays in.
     pub(super) fn release_all_idle(&mut self, ground: &Ground<P::Store>) {
-        let has_single = |part: &Part| {
-            let rooms = part.entry.held.iter().flat_map(|kept| &kept.rooms);
-            rooms.into_iter().any(|room| matches!(room, Room::Address(..)))
-        };
         let with_single = self.parts.iter().filter(|(_, part)| has_single(part)).map(|(name, _)| name.clone());
         for name in with_single.collect::<Vec<NetworkName>>() {
             let Some(mut part) = self.parts.remove(&name) else { continue };
@@ -194,6 +190,12 @@ impl<P: Ports> NamedTask<P> {
             part.put_off(Trouble::Waits(chain(error)), &random, now);
         }
     }
+}
+
+/// True if this host holds a single address in a network.
+fn has_single(part: &Part) -> bool {
+    let mut rooms = part.entry.held.iter().flat_map(|kept| &kept.rooms);
+    rooms.any(|room| matches!(room, Room::Address(..)))
 }
 
 /// The addresses of this host and its containers in a network.

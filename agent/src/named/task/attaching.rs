@@ -229,7 +229,9 @@ impl<P: Ports> NamedTask<P> {
     pub(super) fn containers(&self, part: &mut Part) -> Containers {
         let attachments = &self.attachments;
         let running = attachments.running.borrow();
-        let clashes = &attachments.clashes;
+        let gives_way = |id: &AttachmentId, place: Option<&Place>| {
+            attachments.clashes.get(id).is_some_and(|at| place.is_some_and(|place| at.contains_key(place)))
+        };
         let mut containers = Containers::default();
         for (id, endpoints) in &part.entry.endpoints {
             let attachment = attachments.all().get(id);
@@ -242,7 +244,7 @@ impl<P: Ports> NamedTask<P> {
                 let place = places.iter().find(|place| endpoint.holder == Some(place.key()));
                 match (attachment, place.map(|place| attachments.spots.seen(place))) {
                     (None, _) => drop(containers.gone.insert(port)),
-                    (Some(_), Some(Seen::Reached(..))) if clashes.contains_key(id) => {
+                    (Some(_), Some(Seen::Reached(..))) if gives_way(id, place) => {
                         containers.gone.insert(port);
                     }
                     (Some(attachment), Some(Seen::Reached(namespace, opened))) => {

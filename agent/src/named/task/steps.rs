@@ -238,11 +238,11 @@ impl<P: Ports> NamedTask<P> {
         if network.is_some_and(|network| part.admit(network, Instant::now())) {
             self.is_saved = false;
         }
-        if part.waits_to_tell(Instant::now()) {
-            return;
-        }
+        let waits = part.waits_to_tell(Instant::now());
         if network.is_none() && part.kernel == Kernel::Nothing {
-            self.remove_ports(name, part, &ground.outer);
+            if !waits {
+                self.remove_ports(name, part, &ground.outer);
+            }
             return;
         }
         let Some((share, filter)) = part.share(ground.outer).and_then(|share| Some((share, part.filter()?))) else {
