@@ -276,27 +276,31 @@ impl<P: Ports> NamedTask<P> {
             Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),
             Done::Filtered(name, number) => {
                 let Some(part) = self.parts.get_mut(&name) else { return };
-                let Some((_, share)) = part.after_filter.take_if(|(waited, _)| *waited == number) else { return };
+                let Some((_, share)) = part.progress.after_filter.take_if(|(waited, _)| *waited == number) else {
+                    return;
+                };
                 let number = self.network.want(&name, share);
                 part.attached().note_told(number);
-                part.kernel = Kernel::Told(number);
+                part.progress.kernel = Kernel::Told(number);
                 self.wait_for_round(&name, number);
             }
             Done::Round(name, number) => {
                 let is_done = self.note_round(&name, number);
                 let Some(part) = self.parts.get_mut(&name) else { return };
                 let links = part.links();
-                let why =
-                    self.status.look(|seen| not_done(seen, &links)).filter(|_| part.kernel == Kernel::Told(number));
+                let why = self
+                    .status
+                    .look(|seen| not_done(seen, &links))
+                    .filter(|_| part.progress.kernel == Kernel::Told(number));
                 let Some(why) = why else {
-                    part.note_round(number, is_done);
+                    part.progress.note_round(number, is_done);
                     return;
                 };
                 // The loop tries it again too, and the status says why.
-                part.kernel = Kernel::Nothing;
-                part.note_undone(&why);
+                part.progress.kernel = Kernel::Nothing;
+                part.progress.note_undone(&why);
                 if is_done {
-                    part.tell_again(&random, now);
+                    part.progress.tell_again(&random, now);
                 }
                 if self.status.look(|seen| lacks_port(seen, &links)) {
                     part.give_up_port();

@@ -196,7 +196,7 @@ impl<P: Ports> NamedTask<P> {
             Some(Some(undone)) => attached.note_done(number, Some(undone)),
         };
         if !is_done {
-            part.tell_again(&random, Instant::now());
+            part.progress.tell_again(&random, Instant::now());
         }
         let is_there = |endpoint: &&SegmentEndpoint| {
             let ends = [LinkPlace::in_host(endpoint.port), endpoint.inside];

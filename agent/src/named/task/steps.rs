@@ -109,7 +109,7 @@ impl<P: Ports> NamedTask<P> {
         }
         if before.as_ref().is_some_and(|before| before.outer != ground.outer) {
             // A failure on the other way says nothing about this one.
-            self.parts.values_mut().for_each(Part::forget_pause);
+            self.parts.values_mut().for_each(|part| part.progress.forget_pause());
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
         let is_same =
@@ -238,10 +238,10 @@ impl<P: Ports> NamedTask<P> {
         if network.is_some_and(|network| part.admit(network, Instant::now())) {
             self.is_saved = false;
         }
-        if part.waits_to_tell(Instant::now()) {
+        if part.progress.waits_to_tell(Instant::now()) {
             return;
         }
-        if network.is_none() && part.kernel == Kernel::Nothing {
+        if network.is_none() && part.progress.kernel == Kernel::Nothing {
             self.remove_ports(name, part, &ground.outer);
             return;
         }
@@ -250,19 +250,19 @@ impl<P: Ports> NamedTask<P> {
         };
         let number = self.firewall.want(name, FilterShare::Named(Arc::new(filter)));
         part.is_filtered = true;
-        match part.kernel {
+        match part.progress.kernel {
             // Its devices may not be there: nothing passes them before the rules about it stand.
-            Kernel::Nothing => match &mut part.after_filter {
+            Kernel::Nothing => match &mut part.progress.after_filter {
                 Some((_, waiting)) => *waiting = share,
                 None => {
-                    part.after_filter = Some((number, share));
+                    part.progress.after_filter = Some((number, share));
                     self.wait_for_filter(name, number);
                 }
             },
             Kernel::Told(_) => {
                 let told = self.network.want(name, share);
                 part.attached().note_told(told);
-                part.kernel = Kernel::Told(told);
+                part.progress.kernel = Kernel::Told(told);
                 self.wait_for_both(name, told, number);
             }
             Kernel::Done => {
@@ -314,7 +314,7 @@ impl<P: Ports> NamedTask<P> {
     /// Lets nobody send to a network whose members are not known, where devices of an earlier run may be.
     fn close(&self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
         if !part.is_filtered
-            && part.kernel == Kernel::Nothing
+            && part.progress.kernel == Kernel::Nothing
             && let Some(share) = part.closed(ground.outer)
         {
             self.firewall.want(name, FilterShare::Named(Arc::new(share)));
@@ -324,16 +324,16 @@ impl<P: Ports> NamedTask<P> {
 
     /// Leaves a network: first the kernel, then this host's document, then the store ([`Self::leave_store`]).
     fn leave_kernel(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
-        match part.kernel {
+        match part.progress.kernel {
             Kernel::Nothing if !part.is_free(Instant::now()) => return,
             Kernel::Nothing => match part.leaving(&ground.outer) {
                 Some(share) => {
                     let number = self.network.want(name, share);
-                    part.kernel = Kernel::Told(number);
+                    part.progress.kernel = Kernel::Told(number);
                     self.wait_for_round(name, number);
                     return;
                 }
-                None => part.kernel = Kernel::Done,
+                None => part.progress.kernel = Kernel::Done,
             },
             Kernel::Told(_) => return,
             Kernel::Done => {}
@@ -352,8 +352,8 @@ impl<P: Ports> NamedTask<P> {
     fn leave_store(&mut self, ground: &Ground<P::Store>) {
         let now = Instant::now();
         let is_to_leave = |part: &Part| {
-            let Part { entry, kernel, .. } = part;
-            !entry.is_wanted() && entry.held.is_none() && *kernel == Kernel::Done && part.is_free(now)
+            let Part { entry, progress, .. } = part;
+            !entry.is_wanted() && entry.held.is_none() && progress.kernel == Kernel::Done && part.is_free(now)
         };
         let names: Vec<NetworkName> =
             self.parts.iter().filter(|(_, part)| is_to_leave(part)).map(|(name, _)| name.clone()).collect();
