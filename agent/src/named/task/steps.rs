@@ -1,6 +1,6 @@
 //! What the task does when it looks.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -26,11 +26,11 @@ const FILTER: Duration = Duration::from_secs(10);
 const LISTED: Duration = Duration::from_secs(5);
 
 impl<P: Ports> NamedTask<P> {
-    /// Compares what is wished with what is there, and begins what is to be done.
-    pub(super) async fn look(&mut self) {
+    /// Compares what is wished with what is there, and begins what is to be done. Returns the networks that it has looked at.
+    pub(super) async fn look(&mut self) -> BTreeSet<NetworkName> {
         let begun = Instant::now();
         let is_same = self.step_on_ground();
-        let Some(ground) = self.ground.clone() else { return };
+        let Some(ground) = self.ground.clone() else { return BTreeSet::new() };
         self.end_for_good().await;
         self.look_at_attachments(&ground);
         self.refuse_faulty().await;
@@ -52,8 +52,9 @@ impl<P: Ports> NamedTask<P> {
             self.records = Some(records);
         }
         self.due.note_state(listed.is_some(), self.unsaved.is_some());
-        for name in self.due.take(self.parts.iter(), begun) {
-            let Some(mut part) = self.parts.remove(&name) else { continue };
+        let due = self.due.take(self.parts.iter(), begun);
+        for name in &due {
+            let Some(mut part) = self.parts.remove(name) else { continue };
             part.again = part.again.filter(|again| *again > Instant::now());
             let local = |port| SocketAddr::new(ground.outer.local, port);
             let ports = FreePorts {
@@ -62,27 +63,31 @@ impl<P: Ports> NamedTask<P> {
             };
             part.choose_port(&ground.outer, self.parts.values(), &ports);
             if part.entry.is_wanted() {
-                let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
-                if self.hold(&name, &mut part, &ground, lack) {
+                self.release_idle(name, &mut part, &ground);
+                let lack = listed.as_ref().map(|records| lack(name, &part, &ground, records));
+                if self.hold(name, &mut part, &ground, lack) {
                     self.is_saved = false;
                     continue;
                 }
             } else {
-                self.close(&name, &mut part, &ground);
-                self.leave_kernel(&name, &mut part, &ground);
+                self.close(name, &mut part, &ground);
+                self.leave_kernel(name, &mut part, &ground);
             }
             if let Some(why) = &self.unsaved {
                 part.trouble = Trouble::Fault(why.clone());
             }
-            self.parts.insert(name, part);
+            self.parts.insert(name.clone(), part);
         }
-        self.ports.claim_ports(&self.parts.values().filter_map(Part::chosen_port).collect());
+        // Only an agent that moves packets has any.
+        let with_ports = self.parts.values().filter(|_| ground.outer.agent.is_some());
+        self.ports.claim_ports(&with_ports.filter_map(Part::chosen_port).collect());
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
         if self.unsaved.is_none() {
             self.leave_store(&ground);
         }
+        due
     }
 
     /// Takes over what the networks stand on. True if the store is the one that it was.
@@ -105,6 +110,7 @@ impl<P: Ports> NamedTask<P> {
             let others = self.filtered.iter().filter(|name| !is_held(name));
             others.for_each(|name| self.firewall.forget(name));
             (self.known, self.known_at) = (Some(known), Some(Instant::now() + LISTED));
+            self.parts.keys().for_each(|name| self.due.note(name));
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
         }
         if before.as_ref().is_some_and(|before| before.outer != ground.outer) {
