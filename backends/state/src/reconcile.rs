@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, error::Error};
 
 use crate::{
-    DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Reread, Resource, StaleRoute,
+    Before, DataplaneError, Difference, Driver, ErrorKind, OpError, Operation, Order, Plan, Reread, Resource,
+    StaleRoute,
 };
 
 /// How often one round tries again after a failure, each time after it has read the state again.
@@ -33,6 +34,7 @@ pub struct Reconciler<D: Driver> {
 struct Reached<R: Resource> {
     desired: R::Desired,
     index: R::Index,
+    has_conflicts: bool,
 }
 
 type ScopeOf<D> = <<D as Driver>::Resource as Resource>::Scope;
@@ -291,6 +293,7 @@ impl<D: Driver> Reconciler<D> {
             let waits = |op: &OpOf<D>| report.failed_ops.iter().any(|failed| D::Resource::waits_for(op, failed));
             plan.ops.retain(|op| !waits(op));
         }
+        let mut has_conflicts = !D::Resource::conflicts(&plan.findings).is_empty();
         report.findings = plan.findings;
         let changes_others = plan.ops.iter().any(|op| order(op) != Order::Plain);
         let part = if changes_others { self.part_of(&plan.ops) } else { None };
@@ -298,21 +301,21 @@ impl<D: Driver> Reconciler<D> {
         let mut is_reached = failures.is_empty();
         if changes_others {
             self.read_part(part.as_ref().filter(|_| is_reached));
-            is_reached &= self.plan(desired, report)?.ops.is_empty();
+            let left = self.plan(desired, report)?;
+            is_reached &= left.ops.is_empty();
+            has_conflicts |= !D::Resource::conflicts(&left.findings).is_empty();
         }
         if is_reached {
-            self.note_reached(desired);
+            self.note_reached(desired, has_conflicts);
         }
         Ok(failures)
     }
 
     /// Notes that the cached state is as desired, so that the next plan need only look at what is desired differently then.
-    fn note_reached(&mut self, desired: &DesiredOf<D>) {
+    fn note_reached(&mut self, desired: &DesiredOf<D>, has_conflicts: bool) {
         let Some(cached) = &self.cached else { return };
-        match &mut self.reached {
-            Some(reached) => reached.desired = desired.clone(),
-            None => self.reached = Some(Reached { desired: desired.clone(), index: D::Resource::index(cached) }),
-        }
+        let index = self.reached.take().map_or_else(|| D::Resource::index(cached), |reached| reached.index);
+        self.reached = Some(Reached { desired: desired.clone(), index, has_conflicts });
     }
 
     fn plan(&mut self, desired: &DesiredOf<D>, report: &mut ReportOf<D>) -> Result<Plan<D::Resource>, DataplaneError> {
@@ -324,8 +327,9 @@ impl<D: Driver> Reconciler<D> {
             }
         };
         let cached = self.cached.insert(cached);
-        let since =
-            |reached: &Reached<D::Resource>| D::Resource::plan_since(cached, &reached.index, &reached.desired, desired);
+        let since = |Reached { desired: reached, index, has_conflicts }: &Reached<D::Resource>| {
+            D::Resource::plan_since(cached, Before { reached, index, has_conflicts: *has_conflicts }, desired)
+        };
         Ok(self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired)))
     }
 
