@@ -1,6 +1,8 @@
 //! The document of this host: the networks by name that it takes part in, and what it holds on each. It is on disk before anything of it is in
 //! etcd, and before a command is answered; so what etcd loses is put back from it.
 
+mod lines;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -16,6 +18,7 @@ use wire_lease::named::{Kept, MemberRecord, NetworkRecord, Record, Room};
 use wire_net::{AddressKey, BlockKey, HostId, LinkName, MacAddr, NetworkName};
 use wire_state::{DesiredFile, Writing};
 
+pub(super) use self::lines::Lines;
 use super::part::is_of_agent;
 use crate::{
     attach::{AttachmentId, Endpoint},
@@ -117,17 +120,15 @@ impl DocumentFile {
         }
     }
 
-    /// Writes it, so that a power cut does not lose it. A document without networks has no file.
+    /// Writes its text ([`Lines::text`]), so that a power cut does not lose it. A document without networks has no file.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn save(&self, disk: &impl Disk, document: &Document) -> Result<(), WriteError> {
-        if document.networks.is_empty() {
-            return disk.observe(&self.0).map_or(Ok(()), |_| disk.remove(&self.0));
+    pub(super) fn save(&self, disk: &impl Disk, text: Option<String>) -> Result<(), WriteError> {
+        match text {
+            Some(content) => disk.put(&self.0, &DesiredFile { content, writing: Writing::Durable }).map(drop),
+            None => disk.observe(&self.0).map_or(Ok(()), |_| disk.remove(&self.0)),
         }
-        let mut content = serde_json::to_string_pretty(&Stored::of(document)).expect("it has only text keys");
-        content.push('\n');
-        disk.put(&self.0, &DesiredFile { content, writing: Writing::Durable }).map(drop)
     }
 }
 
@@ -173,8 +174,8 @@ impl Document {
     }
 }
 
-/// The document as it is on disk. Records and keys are as etcd has them.
-#[derive(Serialize, Deserialize)]
+/// The document as it is on disk, which [`Lines`] writes. Records and keys are as etcd has them.
+#[derive(Deserialize)]
 struct Stored {
     #[serde(default)]
     host: Option<HostId>,
@@ -202,18 +203,6 @@ struct StoredKept {
     addresses: BTreeMap<String, MacAddr>,
 }
 
-impl Stored {
-    fn of(document: &Document) -> Self {
-        let entry = |(name, entry): (&NetworkName, &Entry)| {
-            let held = entry.held.as_ref().map(|kept| StoredKept::of(name, kept));
-            let (exposed, attachments) = (entry.is_exposed, entry.endpoints.clone());
-            let dropped = entry.dropped.iter().map(ToString::to_string).collect();
-            (name.to_string(), StoredEntry { exposed, attachments, dropped, held })
-        };
-        Self { host: document.host, networks: document.networks.iter().map(entry).collect() }
-    }
-}
-
 impl From<Stored> for Document {
     fn from(stored: Stored) -> Self {
         let networks = stored.networks.into_iter().filter_map(|(name, entry)| entry.parse(&name));
@@ -222,6 +211,15 @@ impl From<Stored> for Document {
 }
 
 impl StoredEntry {
+    fn of(name: &NetworkName, entry: &Entry) -> Self {
+        Self {
+            exposed: entry.is_exposed,
+            attachments: entry.endpoints.clone(),
+            dropped: entry.dropped.iter().map(ToString::to_string).collect(),
+            held: entry.held.as_ref().map(|kept| StoredKept::of(name, kept)),
+        }
+    }
+
     fn parse(self, name: &str) -> Option<(NetworkName, Entry)> {
         let name: NetworkName = name.parse().ok().filter(|name: &NetworkName| !name.is_default())?;
         let held = self.held.map(|held| held.parse(&name)).transpose().unwrap_or_else(|fault| {

@@ -6,7 +6,9 @@ mod lost;
 mod others;
 mod patience;
 mod port;
+mod progress;
 mod settled;
+mod shares;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,23 +18,25 @@ use std::{
 };
 
 use tokio::{sync::oneshot, time::Instant};
-use wire_backends::{HostsOfNetwork, NetFromSegment, Segment, SegmentEndpoint, SegmentOuter};
-use wire_firewall::{ContainerPort, SegmentShare};
-use wire_lease::named::{Kept, NamedNetwork};
-use wire_net::{DualStack, HostId, LinkName, MacAddr, Mtu, Vni};
-use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
+use wire_backends::{HostsOfNetwork, Segment, SegmentEndpoint};
+use wire_firewall::ContainerPort;
+use wire_lease::named::NamedNetwork;
+use wire_net::{HostId, LinkName};
 use wire_store::Backoff;
 
 use self::patience::Patience;
-pub(super) use self::port::{FreePorts, is_of_agent};
+pub(crate) use self::shares::scope_of;
+pub(super) use self::{
+    port::{FreePorts, is_of_agent},
+    progress::{Kernel, Progress},
+};
 use super::{
     Leased, NetworkSeen, NetworkState,
     attached::{Attached, Containers},
     document::Entry,
-    filter::{self, Members},
+    filter::Members,
     lack::Lack,
 };
-use crate::datapath::NetworkShare;
 
 /// This host's part in a network.
 #[derive(Debug)]
@@ -42,7 +46,6 @@ pub(super) struct Part {
     hosts: HostsOfNetwork,
     /// The network as it was admitted last; `None` before the first time in this run.
     admitted: Option<Arc<NamedNetwork>>,
-    computed: Option<(Segment, NetFromSegment)>,
     /// The ports of containers on the network's bridge, each with the MAC and the addresses that may send there.
     ports: Vec<ContainerPort>,
     /// The containers whose links are desired, or are not any more.
@@ -50,19 +53,13 @@ pub(super) struct Part {
     members: Members,
     /// True if the packet filter was told of it in this run.
     pub(super) is_filtered: bool,
-    /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
-    pub(super) after_filter: Option<(u64, NetworkShare)>,
+    pub(super) progress: Progress,
     /// The UDP port of its packets, if the agent moves them ([`port`]).
     port: Option<u16>,
     /// Ports that somebody else has.
     taken_ports: BTreeSet<u16>,
-    /// True if `computed` does not follow from `hosts` as they are now.
-    is_behind: bool,
     /// Until when hosts that vanish are kept, since the store has lost something.
     keep_until: Option<Instant>,
-    pub(super) kernel: Kernel,
-    /// When what could not be done is tried again.
-    tell_at: Option<Instant>,
     /// When the network as it is admitted is to be saved; `None` if it is, or is being saved.
     save_at: Option<Instant>,
     /// True if a job runs for it.
@@ -72,7 +69,6 @@ pub(super) struct Part {
     /// When the next job may begin, after one that failed.
     pub(super) again: Option<Instant>,
     pauses: Backoff,
-    telling: Backoff,
     /// True if the records have shown what the last job has written, so that what they lack later is lost.
     has_seen: bool,
     /// From when on they must show it.
@@ -85,21 +81,8 @@ pub(super) struct Part {
     /// Until when the store may have rooms that this host has given back.
     spare_until: Option<Instant>,
     pub(super) trouble: Trouble,
-    /// The reason why the kernel does not have all of the last share, for people; empty if it has.
-    undone: String,
     /// Those who wait until the network is as wished.
     pub(super) askers: Vec<oneshot::Sender<Result<(), String>>>,
-}
-
-/// The progress of the kernel with the share that was set last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kernel {
-    /// None is set.
-    Nothing,
-    /// A round that takes this change into account is waited for.
-    Told(u64),
-    /// The round is done.
-    Done,
 }
 
 /// The reason why a network is not as it should be.
@@ -114,10 +97,6 @@ pub(super) enum Trouble {
 }
 
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-/// The pauses before a share that could not be done is set again. Each try reads the whole kernel.
-const TELLING: Backoff = Backoff::new(TELL_AGAIN, Duration::from_secs(15));
-/// The shortest of them.
-const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// The time after which a watch must have shown what was written.
 const SHOWN: Duration = Duration::from_secs(3);
 /// The time between a change and the write of what is known: many changes cause one.
@@ -132,24 +111,19 @@ impl Part {
             own,
             hosts: HostsOfNetwork::new(own),
             admitted: None,
-            computed: None,
             ports: Vec::new(),
             attached: Attached::default(),
             members: Members::default(),
             is_filtered: false,
-            after_filter: None,
+            progress: Progress::default(),
             port: None,
             taken_ports: BTreeSet::new(),
-            is_behind: true,
             keep_until: None,
-            kernel: Kernel::Nothing,
             save_at: None,
-            tell_at: None,
             is_busy: false,
             foreign: None,
             again: None,
             pauses: PAUSES,
-            telling: TELLING,
             has_seen: false,
             check_at: None,
             shown: None,
@@ -157,7 +131,6 @@ impl Part {
             taken_addresses: Patience::default(),
             spare_until: None,
             trouble: Trouble::None,
-            undone: String::new(),
             askers: Vec::new(),
         }
     }
@@ -173,8 +146,7 @@ impl Part {
 
     /// Begins anew after this host has begun to take part, or to leave.
     pub(super) fn turn(&mut self) {
-        (self.again, self.trouble, self.undone) = (None, Trouble::None, String::new());
-        (self.computed, self.kernel, self.after_filter, self.tell_at) = (None, Kernel::Nothing, None, None);
+        (self.again, self.trouble, self.progress) = (None, Trouble::None, Progress::default());
     }
 
     /// Holds nothing any more.
@@ -235,7 +207,8 @@ impl Part {
     pub(super) fn next_time(&self, looked: Instant) -> Option<Instant> {
         let again = self.again.filter(|_| !self.is_busy);
         let taken = [self.taken_rooms.0, self.taken_addresses.0];
-        let times = [again, self.check_at, self.keep_until, self.save_at, self.tell_at].into_iter().chain(taken);
+        let times =
+            [again, self.check_at, self.keep_until, self.save_at, self.progress.tell_at()].into_iter().chain(taken);
         times.flatten().filter(|time| *time > looked).min()
     }
 
@@ -264,7 +237,8 @@ impl Part {
                 Some(_) => self.hosts.update_and_keep(network),
                 None => self.hosts.update(network),
             }
-            (self.admitted, self.is_behind) = (Some(network.clone()), true);
+            self.admitted = Some(network.clone());
+            self.progress.is_behind = true;
             self.save_at.get_or_insert(now + SAVE);
         }
         let is_other = kept.record != *record;
@@ -274,38 +248,18 @@ impl Part {
         is_other
     }
 
-    /// The share in the kernel's state, if it is another than before; `None` also before the network was admitted.
-    pub(super) fn share(&mut self, outer: SegmentOuter) -> Option<NetworkShare> {
-        let kept = self.entry.held.as_ref().filter(|_| self.admitted.is_some())?;
-        let segment = segment(self.own, kept, self.outer(outer));
-        let is_same = self.computed.as_ref().is_some_and(|(before, _)| *before == segment);
-        if is_same && !std::mem::take(&mut self.is_behind) {
-            return None;
-        }
-        self.is_behind = false;
-        let computed = match self.computed.take() {
-            Some((_, mut computed)) => {
-                computed.update(&segment, self.hosts.hosts());
-                computed
-            }
-            None => NetFromSegment::new(&segment, self.hosts.hosts()),
-        };
-        let share = self.attached.share(&segment, computed.net().clone());
-        self.computed = Some((segment, computed));
-        Some(share)
-    }
-
     /// Sets the ports of containers on the network's bridge, before [`Part::share`]. A port that the packet filter does not know sends nothing.
     pub(super) fn set_ports(&mut self, ports: Vec<ContainerPort>) {
         if self.ports != ports {
-            (self.ports, self.is_behind) = (ports, true);
+            self.ports = ports;
+            self.progress.is_behind = true;
         }
     }
 
     /// Sets the containers that are attached now.
     pub(super) fn set_attached(&mut self, containers: Containers) {
         if self.attached.set(containers) {
-            self.is_behind = true;
+            self.progress.is_behind = true;
         }
     }
 
@@ -324,70 +278,6 @@ impl Part {
         self.attached.faults()
     }
 
-    /// Has what is not in the kernel tried again after a pause, which goes on if it has begun. Each pause is longer than the one before.
-    pub(super) fn tell_again(&mut self, random: &wire_store::Random, now: Instant) {
-        if self.tell_at.is_none() {
-            self.tell_at = Some(now + self.telling.pause(random).max(TELL_AGAIN));
-        }
-    }
-
-    /// Notes that a round has left nothing undone of the devices, and whether of containers' links neither. One that an older share was told by
-    /// says nothing about the one that is waited for.
-    pub(super) fn note_round(&mut self, number: u64, is_done: bool) {
-        let is_awaited = self.kernel == Kernel::Told(number);
-        if is_awaited {
-            self.kernel = Kernel::Done;
-            self.undone.clear();
-        }
-        if is_done && self.kernel == Kernel::Done {
-            self.telling.reset();
-            self.tell_at = None;
-        }
-    }
-
-    /// Notes why not all of the share is in the kernel.
-    pub(super) fn note_undone(&mut self, why: &str) {
-        self.undone = format!("its devices are not as they should be, and this is tried again: {why}");
-    }
-
-    /// Ends the pause before the share is set anew.
-    pub(super) fn forget_pause(&mut self) {
-        self.tell_at = None;
-    }
-
-    /// True if what could not be done is not to be tried yet. When its time has come, the share is another one.
-    pub(super) fn waits_to_tell(&mut self, now: Instant) -> bool {
-        if self.tell_at.take_if(|at| *at <= now).is_some() {
-            self.is_behind = true;
-            self.attached.try_again();
-        }
-        self.tell_at.is_some()
-    }
-
-    /// The share that only removes ports, while nothing else is desired.
-    pub(super) fn without_ports(&self, outer: &SegmentOuter) -> NetworkShare {
-        let marks = Marks { port: Some(outer.port), ..Marks::default() };
-        share(DesiredNet::default(), Scope { devices: self.attached.unwanted().clone(), marks, ..Scope::default() })
-    }
-
-    /// The share in the packet filter that belongs to the last [`Part::share`].
-    pub(super) fn filter(&mut self) -> Option<SegmentShare> {
-        let (segment, computed) = self.computed.as_ref()?;
-        Some(filter::share(segment, computed, (&mut self.members, self.hosts.hosts()), &self.ports))
-    }
-
-    /// The share in the packet filter while it is not known who else takes part, so that nobody sends to devices of an earlier run.
-    pub(super) fn closed(&self, outer: SegmentOuter) -> Option<SegmentShare> {
-        let kept = self.entry.held.as_ref()?;
-        Some(filter::alone(&segment(self.own, kept, self.outer(outer))))
-    }
-
-    /// The share of a network that this host leaves: nothing, in the place of its devices. `None` if it has none.
-    pub(super) fn leaving(&self, outer: &SegmentOuter) -> Option<NetworkShare> {
-        let kept = self.entry.held.as_ref()?;
-        Some(share(DesiredNet::default(), scope_of(kept.record.vni, outer)))
-    }
-
     /// Its devices, if it has any.
     pub(super) fn links(&self) -> Vec<LinkName> {
         let vni = self.entry.held.as_ref().map(|kept| kept.record.vni);
@@ -396,14 +286,14 @@ impl Part {
 
     pub(super) fn seen(&self) -> NetworkSeen {
         let held = self.entry.held.as_ref();
-        let is_up = held.is_some() && self.kernel == Kernel::Done;
+        let is_up = held.is_some() && self.progress.kernel == Kernel::Done;
         let state = match (self.entry.is_wanted(), is_up) {
             (true, true) => NetworkState::Joined,
             (true, false) => NetworkState::Waiting,
             (false, _) => NetworkState::Leaving,
         };
         let reason = match &self.trouble {
-            Trouble::None => self.undone.clone(),
+            Trouble::None => self.progress.undone().to_owned(),
             Trouble::Waits(why) | Trouble::Fault(why) => why.clone(),
         };
         NetworkSeen {
@@ -417,37 +307,6 @@ impl Part {
             port: held.map(|kept| kept.member.port),
             is_userspace: self.port.is_some(),
         }
-    }
-}
-
-fn share(net: DesiredNet, scope: Scope) -> NetworkShare {
-    let (desired, guests) = (Arc::new(PerNamespace::host(net)), BTreeMap::new());
-    NetworkShare { desired, scope, spare: Default::default(), guests, subnets: None, revision: None, tries: 0 }
-}
-
-/// The part of the kernel's state that the devices of a network are in.
-pub(crate) fn scope_of(vni: Vni, outer: &SegmentOuter) -> Scope {
-    Scope {
-        devices: [Segment::bridge(vni), Segment::overlay(vni)].into(),
-        marks: Marks { port: Some(outer.port), ..Marks::default() },
-        parent: Some(outer.parent),
-        ..Scope::default()
-    }
-}
-
-fn segment(host: HostId, kept: &Kept, outer: SegmentOuter) -> Segment {
-    let record = &kept.record;
-    let digits = host.to_string();
-    let octet = |index: usize| u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).unwrap_or_default();
-    Segment {
-        vni: record.vni,
-        pools: DualStack::from_fn(|family| record.pools.get(family).map(|pool| pool.prefix)),
-        broadcast: record.broadcast,
-        internal: record.internal,
-        mtu: (record.mtu > 0).then_some(Mtu(record.mtu)),
-        own: kept.member.own,
-        mac: MacAddr::local(std::array::from_fn(octet)),
-        outer,
     }
 }
 

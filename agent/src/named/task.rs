@@ -27,7 +27,7 @@ use self::{due::Due, folders::Folders, telling::Telling};
 use super::{
     Ground, Leased, Request, Wish,
     attachments::{AttachRequest, Attachments},
-    document::{Document, DocumentFile, Entry},
+    document::{Document, DocumentFile, Entry, Lines},
     jobs::{self, Done, Holding},
     known::KnownFiles,
     part::{Kernel, Part, Trouble},
@@ -41,7 +41,7 @@ use crate::{
     host::Host,
     loops::Loops,
     ports::Ports,
-    status::{AgentCondition, StatusWriter},
+    status::StatusWriter,
 };
 
 /// The pause before the document is written again, if that failed.
@@ -61,6 +61,7 @@ pub(super) struct NamedTask<P: Ports> {
     ground: Option<Ground<P::Store>>,
     /// The document as it is on disk, but for the networks, which are in `parts`.
     document: Document,
+    lines: Lines,
     /// The networks that the packet filter was told of at the start.
     filtered: Vec<NetworkName>,
     /// True if the disk has all that is in `parts`.
@@ -115,6 +116,7 @@ impl<P: Ports> NamedTask<P> {
             ground: None,
             filtered: document.held().map(|(name, _)| name.clone()).collect(),
             document,
+            lines: Lines::default(),
             is_saved: true,
             unsaved: None,
             parts: BTreeMap::new(),
@@ -135,8 +137,8 @@ impl<P: Ports> NamedTask<P> {
     pub(super) async fn run(mut self) {
         loop {
             let begun = Instant::now();
-            self.look().await;
-            self.publish();
+            let looked = self.look().await;
+            self.publish(&looked);
             self.publish_attachments();
             let next_time = self.next_time(begun);
             tokio::select! {
@@ -276,27 +278,31 @@ impl<P: Ports> NamedTask<P> {
             Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),
             Done::Filtered(name, number) => {
                 let Some(part) = self.parts.get_mut(&name) else { return };
-                let Some((_, share)) = part.after_filter.take_if(|(waited, _)| *waited == number) else { return };
+                let Some((_, share)) = part.progress.after_filter.take_if(|(waited, _)| *waited == number) else {
+                    return;
+                };
                 let number = self.network.want(&name, share);
                 part.attached().note_told(number);
-                part.kernel = Kernel::Told(number);
+                part.progress.kernel = Kernel::Told(number);
                 self.wait_for_round(&name, number);
             }
             Done::Round(name, number) => {
                 let is_done = self.note_round(&name, number);
                 let Some(part) = self.parts.get_mut(&name) else { return };
                 let links = part.links();
-                let why =
-                    self.status.look(|seen| not_done(seen, &links)).filter(|_| part.kernel == Kernel::Told(number));
+                let why = self
+                    .status
+                    .look(|seen| not_done(seen, &links))
+                    .filter(|_| part.progress.kernel == Kernel::Told(number));
                 let Some(why) = why else {
-                    part.note_round(number, is_done);
+                    part.progress.note_round(number, is_done);
                     return;
                 };
                 // The loop tries it again too, and the status says why.
-                part.kernel = Kernel::Nothing;
-                part.note_undone(&why);
+                part.progress.kernel = Kernel::Nothing;
+                part.progress.note_undone(&why);
                 if is_done {
-                    part.tell_again(&random, now);
+                    part.progress.tell_again(&random, now);
                 }
                 if self.status.look(|seen| lacks_port(seen, &links)) {
                     part.give_up_port();
@@ -338,24 +344,13 @@ impl<P: Ports> NamedTask<P> {
     /// # Errors
     /// A sentence for people, if it cannot be written.
     async fn save(&mut self) -> Result<(), String> {
-        self.document.networks = self.parts.iter().map(|(name, part)| (name.clone(), part.entry.clone())).collect();
-        let (file, disk, document) = (self.file.clone(), self.ports.disk().clone(), self.document.clone());
-        let saved = self.ports.blocking(move || file.save(&disk, &document).map_err(|error| chain(&error))).await;
+        let entries = self.parts.iter().map(|(name, part)| (name, &part.entry));
+        let text = self.lines.text(self.document.holder(), entries);
+        let (file, disk) = (self.file.clone(), self.ports.disk().clone());
+        let saved = self.ports.blocking(move || file.save(&disk, text).map_err(|error| chain(&error))).await;
         let saved = saved.unwrap_or_else(|error| Err(error.to_string()));
         self.is_saved = saved.is_ok();
         saved
-    }
-
-    fn publish(&self) {
-        let seen: BTreeMap<_, _> = self.parts.iter().map(|(name, part)| (name.clone(), part.seen())).collect();
-        if self.status.look(|status| status.networks != seen) {
-            self.status.update(|status| status.networks = seen);
-        }
-        let faults = self.parts.iter().filter_map(|(network, part)| match &part.trouble {
-            Trouble::None | Trouble::Waits(_) => None,
-            Trouble::Fault(why) => Some(AgentCondition::NetworkByName { network: network.clone(), why: why.clone() }),
-        });
-        self.status.set_all(AgentCondition::NETWORK_BY_NAME, faults);
     }
 
     fn store(&self) -> Option<(NetworkStore<P::Store>, Leased)> {

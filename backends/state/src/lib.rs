@@ -41,7 +41,7 @@ pub use network::{
     bypassing, plan, plan_of, retain, takes_packets, vxlan_header,
 };
 pub use reconcile::{Comparison, Failure, Reconciler, Report};
-pub use resource::{Attempt, Driver, Operation, Order, Plan, Reread, Resource};
+pub use resource::{Attempt, Before, Driver, Operation, Order, Plan, Reread, Resource};
 pub use trace::{
     Delivery, DirectNetwork, Encapsulated, Entry, Gap, Hop, HostRoute, HostState, Journey, Leg, Outcome, Packet,
     PolicyRule, Reason, ReversePath, RuleAction, Sending, Site, Surroundings, Trace, VxlanHeader, trace, trace_across,

@@ -5,7 +5,7 @@ mod report;
 
 pub use self::report::{Comparison, Failure, Report};
 use self::{put_off::PutOff, report::grouped};
-use crate::{DataplaneError, Driver, OpError, Operation, Order, Plan, Reread, Resource};
+use crate::{Before, DataplaneError, Driver, OpError, Operation, Order, Plan, Reread, Resource};
 
 /// How often one round tries again after a failure, each time after it has read the state again.
 const RETRIES: usize = 2;
@@ -36,6 +36,7 @@ pub struct Reconciler<D: Driver> {
 struct Reached<R: Resource> {
     desired: R::Desired,
     index: R::Index,
+    has_conflicts: bool,
 }
 
 type ScopeOf<D> = <<D as Driver>::Resource as Resource>::Scope;
@@ -186,6 +187,7 @@ impl<D: Driver> Reconciler<D> {
             let waits = |op: &OpOf<D>| report.failed_ops.iter().any(|failed| D::Resource::waits_for(op, failed));
             plan.ops.retain(|op| !waits(op));
         }
+        let mut has_conflicts = !D::Resource::conflicts(&plan.findings).is_empty();
         report.findings = plan.findings;
         let changes_others = plan.ops.iter().any(|op| order(op) != Order::Plain);
         let part = if changes_others { self.part_of(&plan.ops) } else { None };
@@ -193,21 +195,21 @@ impl<D: Driver> Reconciler<D> {
         let mut is_reached = failures.is_empty();
         if changes_others {
             self.read_part(part.as_ref().filter(|_| is_reached));
-            is_reached &= self.plan(desired, report)?.ops.is_empty();
+            let left = self.plan(desired, report)?;
+            is_reached &= left.ops.is_empty();
+            has_conflicts |= !D::Resource::conflicts(&left.findings).is_empty();
         }
         if is_reached && !self.put_off.is_some_planned() {
-            self.note_reached(desired);
+            self.note_reached(desired, has_conflicts);
         }
         Ok(failures)
     }
 
     /// Notes that the cached state is as desired, so that the next plan need only look at what is desired differently then.
-    fn note_reached(&mut self, desired: &DesiredOf<D>) {
+    fn note_reached(&mut self, desired: &DesiredOf<D>, has_conflicts: bool) {
         let Some(cached) = &self.cached else { return };
-        match &mut self.reached {
-            Some(reached) => reached.desired = desired.clone(),
-            None => self.reached = Some(Reached { desired: desired.clone(), index: D::Resource::index(cached) }),
-        }
+        let index = self.reached.take().map_or_else(|| D::Resource::index(cached), |reached| reached.index);
+        self.reached = Some(Reached { desired: desired.clone(), index, has_conflicts });
     }
 
     /// The changes that are needed, without those that are put off. Reads if no state is cached.
@@ -220,8 +222,9 @@ impl<D: Driver> Reconciler<D> {
             }
         };
         let cached = self.cached.insert(cached);
-        let since =
-            |reached: &Reached<D::Resource>| D::Resource::plan_since(cached, &reached.index, &reached.desired, desired);
+        let since = |Reached { desired: reached, index, has_conflicts }: &Reached<D::Resource>| {
+            D::Resource::plan_since(cached, Before { reached, index, has_conflicts: *has_conflicts }, desired)
+        };
         let mut plan = self.reached.as_ref().and_then(since).unwrap_or_else(|| D::Resource::plan(cached, desired));
         self.put_off.take_out_of(&mut plan);
         Ok(plan)

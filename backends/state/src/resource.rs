@@ -44,12 +44,11 @@ pub trait Resource: Sized {
     /// Finds the index of a state that was read.
     fn index(observed: &Self::Observed) -> Self::Index;
 
-    /// The same as [`Self::plan`], found in a time in proportion to what differs between `reached` and `desired`. `reached` was desired before, and
-    /// `observed` is equal to it: a plan for it would have no changes. `None` if all must be compared.
+    /// The same as [`Self::plan`], found in a time in proportion to what differs between what was reached before and `desired`. `None` if all must be
+    /// compared.
     fn plan_since(
         _observed: &Self::Observed,
-        _index: &Self::Index,
-        _reached: &Self::Desired,
+        _before: Before<'_, Self>,
         _desired: &Self::Desired,
     ) -> Option<Plan<Self>> {
         None
@@ -92,6 +91,17 @@ pub trait Resource: Sized {
     fn waits_for(_op: &Self::Op, _failed: &Self::Op) -> bool {
         true
     }
+}
+
+/// What the observed state was made equal to before: a plan for it would have no changes.
+#[derive(Debug)]
+pub struct Before<'a, R: Resource> {
+    /// What was desired.
+    pub reached: &'a R::Desired,
+    /// The index of the state.
+    pub index: &'a R::Index,
+    /// True if foreign entries prevented some of it.
+    pub has_conflicts: bool,
 }
 
 /// When a change is made, and whether the state must be read again after it.

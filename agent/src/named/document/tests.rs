@@ -15,17 +15,21 @@ fn document() -> Document {
     Document { host: Some(host(1)), networks: [(app(), joined), ("later".parse().unwrap(), waiting)].into() }
 }
 
+fn text(document: &Document) -> Option<String> {
+    Lines::default().text(document.host, document.networks.iter())
+}
+
 #[test]
 fn what_is_saved_is_loaded_again_and_without_networks_there_is_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = DocumentFile::in_folder(folder.path());
     assert_eq!(file.load(&RealDisk).unwrap(), Document::default());
-    file.save(&RealDisk, &document()).unwrap();
+    file.save(&RealDisk, text(&document())).unwrap();
     assert_eq!(file.load(&RealDisk).unwrap(), document());
     assert_eq!(file.peek(&RealDisk).unwrap(), document());
-    file.save(&RealDisk, &Document { networks: BTreeMap::new(), ..document() }).unwrap();
+    file.save(&RealDisk, text(&Document { networks: BTreeMap::new(), ..document() })).unwrap();
     assert!(!file.path().exists());
-    file.save(&RealDisk, &Document::default()).unwrap();
+    file.save(&RealDisk, None).unwrap();
 }
 
 #[test]
@@ -41,13 +45,23 @@ fn a_file_that_makes_no_sense_is_put_aside_and_a_look_leaves_it() {
     }
 }
 
+/// As earlier agents wrote it.
+#[test]
+fn a_file_of_several_lines_for_each_network_is_read_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = DocumentFile::in_folder(folder.path());
+    let value: Value = serde_json::from_str(&text(&document()).unwrap()).unwrap();
+    fs::write(file.path(), serde_json::to_string_pretty(&value).unwrap()).unwrap();
+    assert_eq!(file.load(&RealDisk).unwrap(), document());
+}
+
 #[test]
 fn an_entry_that_makes_no_sense_joins_anew_and_harms_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let file = DocumentFile::in_folder(folder.path());
-    file.save(&RealDisk, &document()).unwrap();
+    file.save(&RealDisk, text(&document())).unwrap();
     let text = fs::read_to_string(file.path()).unwrap();
-    for (from, to) in [("\"VNI\": 5000", "\"VNI\": 1"), ("app/10.128.1.32-27", "other/10.128.1.32-27"), ("8472", "0")] {
+    for (from, to) in [("\"VNI\":5000", "\"VNI\":1"), ("app/10.128.1.32-27", "other/10.128.1.32-27"), ("8472", "0")] {
         assert!(text.contains(from), "{text}");
         fs::write(file.path(), text.replace(from, to)).unwrap();
         let loaded = file.load(&RealDisk).unwrap();
@@ -72,7 +86,7 @@ fn a_clone_holds_nothing_of_what_its_original_holds() {
 fn what_was_kept_for_networks_that_no_document_has_is_nobodys() {
     let folder = tempfile::tempdir().unwrap();
     let file = DocumentFile::in_folder(folder.path());
-    file.save(&RealDisk, &document()).unwrap();
+    file.save(&RealDisk, text(&document())).unwrap();
     let awaited = |file: &DocumentFile| {
         let is_awaited = file.devices(&RealDisk);
         ["flannel.1", "wv.5000", "wv.5001"].map(|name| is_awaited(name.parse().unwrap()))

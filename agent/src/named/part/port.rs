@@ -53,7 +53,8 @@ impl Part {
         if let Some(port) = self.port.take() {
             warn!(port, "the UDP port of a network by name is taken: another one is chosen");
             self.taken_ports.insert(port);
-            (self.tell_at, self.is_behind) = (None, true);
+            self.progress.forget_pause();
+            self.progress.is_behind = true;
         }
     }
 

@@ -1,3 +1,6 @@
+use wire_backends::SegmentOuter;
+use wire_lease::named::Kept;
+use wire_net::{DualStack, MacAddr, Vni};
 use wire_state::Namespace;
 
 use super::*;
@@ -11,7 +14,7 @@ fn joined() -> Part {
 }
 
 fn neighbours(part: &Part) -> usize {
-    part.computed.as_ref().map_or(0, |(_, computed)| computed.net().neighbours.len())
+    part.progress.computed.as_ref().map_or(0, |(_, computed)| computed.net().neighbours.len())
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,36 +166,36 @@ async fn a_share_that_could_not_be_done_waits_until_it_is_time() {
     let mut pauses = Vec::new();
     for _ in 0..7 {
         let now = Instant::now();
-        part.tell_again(&random, now);
-        let at = part.tell_at.unwrap();
+        part.progress.tell_again(&random, now);
+        let at = part.progress.tell_at().unwrap();
         assert!(part.waits_to_tell(now) && part.next_time(now).is_some_and(|next| next <= at));
         pauses.push(at - now);
         // Nobody else waits for it, nor is it tried with others.
         assert!(part.share(outer()).is_none());
         part.set_ports(vec![ContainerPort { link: format!("wp{}", pauses.len()).parse().unwrap(), ..port() }]);
         assert_eq!(part.share(outer()).unwrap().tries, pauses.len() as u64 - 1);
-        part.tell_again(&random, now + TELL_AGAIN / 2);
-        assert_eq!(part.tell_at, Some(at), "the pause goes on");
+        part.progress.tell_again(&random, now + Duration::from_millis(500));
+        assert_eq!(part.progress.tell_at(), Some(at), "the pause goes on");
         tokio::time::sleep_until(at).await;
         assert!(!part.waits_to_tell(at));
         assert_eq!(part.share(outer()).unwrap().tries, pauses.len() as u64, "it is the same, and tried again");
     }
     assert_eq!(pauses[0], Duration::from_secs(1));
     assert!(pauses[6] > Duration::from_secs(7) && pauses[6] <= Duration::from_secs(15), "{pauses:?}");
-    part.note_undone("create wv.5000: no such device");
+    part.progress.note_undone("create wv.5000: no such device");
     part.note_lack(None, Instant::now());
     assert!(part.seen().reason.ends_with("tried again: create wv.5000: no such device"), "{:?}", part.seen());
-    part.kernel = Kernel::Told(6);
-    part.note_round(5, true);
+    part.progress.kernel = Kernel::Told(6);
+    part.progress.note_round(5, true);
     assert!(!part.seen().reason.is_empty(), "a round of an older share says nothing about this one");
-    part.note_round(6, false);
+    part.progress.note_round(6, false);
     assert_eq!(part.seen().reason, "", "its devices are there, if not all links of containers");
     let now = Instant::now();
-    part.tell_again(&random, now);
-    assert!(part.tell_at.unwrap() - now > Duration::from_secs(7), "the pauses go on");
-    part.note_round(6, true);
-    part.tell_again(&random, Instant::now());
-    assert_eq!(part.tell_at, Some(Instant::now() + Duration::from_secs(1)));
+    part.progress.tell_again(&random, now);
+    assert!(part.progress.tell_at().unwrap() - now > Duration::from_secs(7), "the pauses go on");
+    part.progress.note_round(6, true);
+    part.progress.tell_again(&random, Instant::now());
+    assert_eq!(part.progress.tell_at(), Some(Instant::now() + Duration::from_secs(1)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -102,26 +102,15 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
-    /// Begins to give single addresses back that no container has any more, also the last one of a network that this host stays in.
-    pub(super) fn release_all_idle(&mut self, ground: &Ground<P::Store>) {
-        let with_single = self.parts.iter().filter(|(_, part)| has_single(part)).map(|(name, _)| name.clone());
-        for name in with_single.collect::<Vec<NetworkName>>() {
-            let Some(mut part) = self.parts.remove(&name) else { continue };
-            self.release_idle(&name, &mut part, ground);
-            self.parts.insert(name, part);
+    /// Begins to give a single address back that no container has any more, also the last one of a network that this host stays in.
+    pub(super) fn release_idle(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
+        let can_write = matches!(self.store(), Some((_, Leased::With(_))));
+        if !can_write || !part.is_free(Instant::now()) {
+            return;
         }
-    }
-
-    fn release_idle(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
         let mut used = addresses_in(part);
         used.extend(self.attachments.named(name));
         let Some(room) = part.entry.held.as_ref().and_then(|kept| choice::idle(kept, &used)) else { return };
-        if !part.entry.is_wanted() || !part.is_free(Instant::now()) {
-            return;
-        }
-        if !matches!(self.store(), Some((_, Leased::With(_)))) {
-            return;
-        }
         // From now on nobody is given it.
         if let Some(kept) = part.entry.held.as_mut() {
             kept.rooms.retain(|held| *held != room);
@@ -190,12 +179,6 @@ impl<P: Ports> NamedTask<P> {
             part.put_off(Trouble::Waits(chain(error)), &random, now);
         }
     }
-}
-
-/// True if this host holds a single address in a network.
-fn has_single(part: &Part) -> bool {
-    let mut rooms = part.entry.held.iter().flat_map(|kept| &kept.rooms);
-    rooms.any(|room| matches!(room, Room::Address(..)))
 }
 
 /// The addresses of this host and its containers in a network.

@@ -112,6 +112,7 @@ impl<P: Ports> NamedTask<P> {
     }
 
     pub(super) async fn refuse(&mut self, network: &NetworkName, id: AttachmentId, why: &str) {
+        self.due.note(network);
         if let Err(error) = self.forget(id).await {
             debug!(attachment = %id, error, "a refused attachment stays");
             return;
@@ -146,7 +147,6 @@ impl<P: Ports> NamedTask<P> {
             self.attachments.all().is_empty() && self.parts.values().all(|part| part.entry.endpoints.is_empty());
         if is_idle {
             self.attachments.spots.follow(std::iter::empty(), &Running::default(), Instant::now());
-            self.release_all_idle(ground);
             return;
         }
         let documents: Vec<_> = self.attachments.all().values().map(|one| (one.network().clone(), one.id)).collect();
@@ -167,7 +167,6 @@ impl<P: Ports> NamedTask<P> {
             self.give_addresses(&name, &mut part, ground);
             self.parts.insert(name, part);
         }
-        self.release_all_idle(ground);
     }
 
     fn open(&mut self, place: Place, process: Option<u32>) {
@@ -196,7 +195,7 @@ impl<P: Ports> NamedTask<P> {
             Some(Some(undone)) => attached.note_done(number, Some(undone)),
         };
         if !is_done {
-            part.tell_again(&random, Instant::now());
+            part.progress.tell_again(&random, Instant::now());
         }
         let is_there = |endpoint: &&SegmentEndpoint| {
             let ends = [LinkPlace::in_host(endpoint.port), endpoint.inside];

@@ -66,18 +66,18 @@ impl Due {
         (self.was_listed, self.was_unsaved) = (is_listed, is_unsaved);
     }
 
-    /// The networks to look at, at a look that has begun at `now`. Then nothing has happened.
+    /// The networks to look at, at a look that has begun at `now`; among them those that an event was about and that are gone. Then nothing has happened.
     pub(super) fn take<'a>(
         &mut self,
         parts: impl Iterator<Item = (&'a NetworkName, &'a Part)>,
         now: Instant,
-    ) -> Vec<NetworkName> {
+    ) -> BTreeSet<NetworkName> {
         let looked = self.looked.replace(now);
-        let (all, names) = (std::mem::take(&mut self.all), std::mem::take(&mut self.names));
+        let (all, mut names) = (std::mem::take(&mut self.all), std::mem::take(&mut self.names));
         let is_due = |part: &Part| looked.is_none_or(|looked| part.next_time(looked).is_some_and(|time| time <= now));
-        let is_next =
-            |name: &NetworkName, part: &Part| all || !part.is_settled() || names.contains(name) || is_due(part);
-        parts.filter(|(name, part)| is_next(name, part)).map(|(name, _)| name.clone()).collect()
+        let next = parts.filter(|(_, part)| all || !part.is_settled() || is_due(part)).map(|(name, _)| name.clone());
+        names.extend(next);
+        names
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the task does when it looks.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -26,11 +26,11 @@ const FILTER: Duration = Duration::from_secs(10);
 const LISTED: Duration = Duration::from_secs(5);
 
 impl<P: Ports> NamedTask<P> {
-    /// Compares what is wished with what is there, and begins what is to be done.
-    pub(super) async fn look(&mut self) {
+    /// Compares what is wished with what is there, and begins what is to be done. Returns the networks that it has looked at.
+    pub(super) async fn look(&mut self) -> BTreeSet<NetworkName> {
         let begun = Instant::now();
         let is_same = self.step_on_ground();
-        let Some(ground) = self.ground.clone() else { return };
+        let Some(ground) = self.ground.clone() else { return BTreeSet::new() };
         self.end_for_good().await;
         self.look_at_attachments(&ground);
         self.refuse_faulty().await;
@@ -52,8 +52,9 @@ impl<P: Ports> NamedTask<P> {
             self.records = Some(records);
         }
         self.due.note_state(listed.is_some(), self.unsaved.is_some());
-        for name in self.due.take(self.parts.iter(), begun) {
-            let Some(mut part) = self.parts.remove(&name) else { continue };
+        let due = self.due.take(self.parts.iter(), begun);
+        for name in &due {
+            let Some(mut part) = self.parts.remove(name) else { continue };
             part.again = part.again.filter(|again| *again > Instant::now());
             let local = |port| SocketAddr::new(ground.outer.local, port);
             let ports = FreePorts {
@@ -62,27 +63,31 @@ impl<P: Ports> NamedTask<P> {
             };
             part.choose_port(&ground.outer, self.parts.values(), &ports);
             if part.entry.is_wanted() {
-                let lack = listed.as_ref().map(|records| lack(&name, &part, &ground, records));
-                if self.hold(&name, &mut part, &ground, lack) {
+                self.release_idle(name, &mut part, &ground);
+                let lack = listed.as_ref().map(|records| lack(name, &part, &ground, records));
+                if self.hold(name, &mut part, &ground, lack) {
                     self.is_saved = false;
                     continue;
                 }
             } else {
-                self.close(&name, &mut part, &ground);
-                self.leave_kernel(&name, &mut part, &ground);
+                self.close(name, &mut part, &ground);
+                self.leave_kernel(name, &mut part, &ground);
             }
             if let Some(why) = &self.unsaved {
                 part.trouble = Trouble::Fault(why.clone());
             }
-            self.parts.insert(name, part);
+            self.parts.insert(name.clone(), part);
         }
-        self.ports.claim_ports(&self.parts.values().filter_map(Part::chosen_port).collect());
+        // Only an agent that moves packets has any.
+        let with_ports = self.parts.values().filter(|_| ground.outer.agent.is_some());
+        self.ports.claim_ports(&with_ports.filter_map(Part::chosen_port).collect());
         if !self.is_saved {
             self.unsaved = self.save().await.err();
         }
         if self.unsaved.is_none() {
             self.leave_store(&ground);
         }
+        due
     }
 
     /// Takes over what the networks stand on. True if the store is the one that it was.
@@ -105,11 +110,12 @@ impl<P: Ports> NamedTask<P> {
             let others = self.filtered.iter().filter(|name| !is_held(name));
             others.for_each(|name| self.firewall.forget(name));
             (self.known, self.known_at) = (Some(known), Some(Instant::now() + LISTED));
+            self.parts.keys().for_each(|name| self.due.note(name));
             self.parts = entries.into_iter().map(|(name, entry)| (name, Part::new(ground.host, entry))).collect();
         }
         if before.as_ref().is_some_and(|before| before.outer != ground.outer) {
             // A failure on the other way says nothing about this one.
-            self.parts.values_mut().for_each(Part::forget_pause);
+            self.parts.values_mut().for_each(|part| part.progress.forget_pause());
         }
         // A store that has given this host another lease may have been wiped or restored: its revisions may begin anew.
         let is_same =
@@ -239,7 +245,7 @@ impl<P: Ports> NamedTask<P> {
             self.is_saved = false;
         }
         let waits = part.waits_to_tell(Instant::now());
-        if network.is_none() && part.kernel == Kernel::Nothing {
+        if network.is_none() && part.progress.kernel == Kernel::Nothing {
             if !waits {
                 self.remove_ports(name, part, &ground.outer);
             }
@@ -250,19 +256,19 @@ impl<P: Ports> NamedTask<P> {
         };
         let number = self.firewall.want(name, FilterShare::Named(Arc::new(filter)));
         part.is_filtered = true;
-        match part.kernel {
+        match part.progress.kernel {
             // Its devices may not be there: nothing passes them before the rules about it stand.
-            Kernel::Nothing => match &mut part.after_filter {
+            Kernel::Nothing => match &mut part.progress.after_filter {
                 Some((_, waiting)) => *waiting = share,
                 None => {
-                    part.after_filter = Some((number, share));
+                    part.progress.after_filter = Some((number, share));
                     self.wait_for_filter(name, number);
                 }
             },
             Kernel::Told(_) => {
                 let told = self.network.want(name, share);
                 part.attached().note_told(told);
-                part.kernel = Kernel::Told(told);
+                part.progress.kernel = Kernel::Told(told);
                 self.wait_for_both(name, told, number);
             }
             Kernel::Done => {
@@ -314,7 +320,7 @@ impl<P: Ports> NamedTask<P> {
     /// Lets nobody send to a network whose members are not known, where devices of an earlier run may be.
     fn close(&self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
         if !part.is_filtered
-            && part.kernel == Kernel::Nothing
+            && part.progress.kernel == Kernel::Nothing
             && let Some(share) = part.closed(ground.outer)
         {
             self.firewall.want(name, FilterShare::Named(Arc::new(share)));
@@ -324,16 +330,16 @@ impl<P: Ports> NamedTask<P> {
 
     /// Leaves a network: first the kernel, then this host's document, then the store ([`Self::leave_store`]).
     fn leave_kernel(&mut self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
-        match part.kernel {
+        match part.progress.kernel {
             Kernel::Nothing if !part.is_free(Instant::now()) => return,
             Kernel::Nothing => match part.leaving(&ground.outer) {
                 Some(share) => {
                     let number = self.network.want(name, share);
-                    part.kernel = Kernel::Told(number);
+                    part.progress.kernel = Kernel::Told(number);
                     self.wait_for_round(name, number);
                     return;
                 }
-                None => part.kernel = Kernel::Done,
+                None => part.progress.kernel = Kernel::Done,
             },
             Kernel::Told(_) => return,
             Kernel::Done => {}
@@ -352,8 +358,8 @@ impl<P: Ports> NamedTask<P> {
     fn leave_store(&mut self, ground: &Ground<P::Store>) {
         let now = Instant::now();
         let is_to_leave = |part: &Part| {
-            let Part { entry, kernel, .. } = part;
-            !entry.is_wanted() && entry.held.is_none() && *kernel == Kernel::Done && part.is_free(now)
+            let Part { entry, progress, .. } = part;
+            !entry.is_wanted() && entry.held.is_none() && progress.kernel == Kernel::Done && part.is_free(now)
         };
         let names: Vec<NetworkName> =
             self.parts.iter().filter(|(_, part)| is_to_leave(part)).map(|(name, _)| name.clone()).collect();

@@ -1,20 +1,54 @@
 //! What the task tells of attachments: the status, and those who wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use wire_net::NetworkName;
 use wire_state::{LinkPlace, Namespace};
 
 use super::NamedTask;
 use crate::{
     attach::{AttachmentId, Endpoint, Status},
     named::{
+        NetworkSeen,
         attachments::{AttachmentSeen, AttachmentState, EndpointSeen},
-        part::Part,
+        part::{Part, Trouble},
     },
     ports::Ports,
+    status::{self, AgentCondition},
 };
 
 impl<P: Ports> NamedTask<P> {
+    /// Tells the status how the networks are that were looked at: no other has changed.
+    pub(super) fn publish(&self, looked: &BTreeSet<NetworkName>) {
+        let seen = looked.iter().map(|name| (name, self.parts.get(name).map(Part::seen)));
+        let is_new = |(name, seen): &(&NetworkName, Option<NetworkSeen>)| {
+            self.status.look(|status| status.networks.get(*name) != seen.as_ref())
+        };
+        let changes: Vec<(&NetworkName, Option<NetworkSeen>)> = seen.filter(is_new).collect();
+        if !changes.is_empty() {
+            self.status.update(|status| {
+                for (name, seen) in changes {
+                    match seen {
+                        Some(seen) => drop(status.networks.insert(name.clone(), seen)),
+                        None => drop(status.networks.remove(name)),
+                    }
+                }
+            });
+        }
+        debug_assert!(self.status.look(|status| self.shows_all(status)), "a network has changed without an event");
+        let faults = self.parts.iter().filter_map(|(network, part)| match &part.trouble {
+            Trouble::None | Trouble::Waits(_) => None,
+            Trouble::Fault(why) => Some(AgentCondition::NetworkByName { network: network.clone(), why: why.clone() }),
+        });
+        self.status.set_all(AgentCondition::NETWORK_BY_NAME, faults);
+    }
+
+    /// True if a status has all networks as they are.
+    fn shows_all(&self, status: &status::Status) -> bool {
+        let seen = self.parts.iter().map(|(name, part)| (name.clone(), part.seen()));
+        status.networks == seen.collect::<BTreeMap<_, _>>()
+    }
+
     /// Tells the status how each attachment is, then those who wait for one.
     pub(super) fn publish_attachments(&mut self) {
         let statuses = self.attachments.placement.statuses(self.attachments.all(), &self.arrivals());

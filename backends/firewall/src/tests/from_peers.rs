@@ -1,6 +1,8 @@
 //! Rules that are brought forward are those that all peers would give.
 
 use super::*;
+use wire_state::Before;
+
 use crate::FirewallFromPeers;
 
 /// A lease of a few hosts, so that several leases are of one; with subnets of several lengths, and of one family or both.
@@ -57,7 +59,7 @@ proptest! {
             let (reached, desired) = (of_all(before), of_all(peers));
             prop_assert_eq!(&**rules.firewall(), &desired);
             let have = put(&reached);
-            let since = Firewall::plan_since(&have, &(), &reached, &desired);
+            let since = Firewall::plan_since(&have, Before { reached: &reached, index: &(), has_conflicts: false }, &desired);
             prop_assert_eq!(since, Some(plan(&have, &desired)));
             before = peers;
         }

@@ -241,7 +241,8 @@ fn a_host_that_comes_to_many_costs_its_own_entries() {
     kept.update(&segment(), &all);
     let after = PerNamespace::host(kept.net().clone());
     let index = <wire_state::Network as wire_state::Resource>::index(&have);
-    let since = <wire_state::Network as wire_state::Resource>::plan_since(&have, &index, &before, &after).unwrap();
+    let reached = wire_state::Before { reached: &before, index: &index, has_conflicts: false };
+    let since = <wire_state::Network as wire_state::Resource>::plan_since(&have, reached, &after).unwrap();
     assert_eq!(since.ops.len(), 3 * 32 + 1);
     assert_eq!(since, wire_state::plan(&have, &after));
     assert!(kept.check());

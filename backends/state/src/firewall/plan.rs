@@ -11,7 +11,7 @@ use super::{
     difference::differences,
     op::{CallChange, ChainChange, FirewallOp, SetChange},
 };
-use crate::{Clash, Difference, Plan, Resource, Share};
+use crate::{Before, Clash, Difference, Plan, Resource, Share};
 
 /// The packet filter of a host, as far as it concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +42,11 @@ impl Resource for Firewall {
     /// Only the elements of sets follow from the leases: if anything else differs, all is compared.
     fn plan_since(
         observed: &ObservedFirewall,
-        (): &(),
-        reached: &DesiredFirewall,
+        before: Before<'_, Self>,
         desired: &DesiredFirewall,
     ) -> Option<Plan<Self>> {
         // Each part by name: a new one must be thought of here.
-        let DesiredFirewall { table, bridge, chains, flannel, empty_tables } = reached;
+        let DesiredFirewall { table, bridge, chains, flannel, empty_tables } = before.reached;
         let is_same = *chains == desired.chains && *flannel == desired.flannel && *empty_tables == desired.empty_tables;
         let mut ops = Vec::new();
         for (reached, desired) in [(table, &desired.table), (bridge, &desired.bridge)] {

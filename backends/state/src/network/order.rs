@@ -1,6 +1,6 @@
 //! The order in which links are made: each after those it needs. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DesiredLink, DesiredNet, LinkPlace, PerNamespace};
 
@@ -18,15 +18,30 @@ pub(crate) fn needs(place: LinkPlace, link: &DesiredLink) -> impl Iterator<Item 
     link.kind.needs(place).into_iter().chain(master)
 }
 
-/// Orders links with Kahn's algorithm. Links that could come next in any order are taken by namespace and name.
+/// The order of all links.
 pub(crate) fn by_need(want: &PerNamespace<DesiredNet>) -> Ordered {
-    // By namespace and name, so that the place of a link here says which comes first.
-    let all: Vec<(LinkPlace, &DesiredLink)> = want
-        .iter()
-        .flat_map(|(namespace, net)| {
-            net.links.iter().map(move |(name, link)| (LinkPlace { namespace, name: *name }, link))
-        })
-        .collect();
+    let links = want.iter().flat_map(|(namespace, net)| {
+        net.links.iter().map(move |(name, link)| (LinkPlace { namespace, name: *name }, link))
+    });
+    ordered(&links.collect::<Vec<_>>())
+}
+
+/// The order of these links and all that they need, which is the one that they have among all links.
+pub(crate) fn by_need_of(want: &PerNamespace<DesiredNet>, links: impl Iterator<Item = LinkPlace>) -> Ordered {
+    let mut found: BTreeMap<LinkPlace, &DesiredLink> = BTreeMap::new();
+    let mut next: Vec<LinkPlace> = links.collect();
+    while let Some(place) = next.pop() {
+        let Some(link) = want.get(place.namespace).and_then(|net| net.links.get(&place.name)) else { continue };
+        if found.insert(place, link).is_none() {
+            next.extend(needs(place, link));
+        }
+    }
+    ordered(&found.into_iter().collect::<Vec<_>>())
+}
+
+/// Orders links with Kahn's algorithm. Links that could come next in any order are taken by namespace and name, as `all` has them: the place of a
+/// link there says which comes first.
+fn ordered(all: &[(LinkPlace, &DesiredLink)]) -> Ordered {
     // A needed link that is not desired is not waited for: it exists already or never will.
     let number_of = |place: LinkPlace| all.binary_search_by_key(&place, |(other, _)| *other).ok();
     let mut waits_for = vec![0_usize; all.len()];

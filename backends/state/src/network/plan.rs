@@ -12,7 +12,11 @@ mod since;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{cmp::Ordering, collections::BTreeSet, fmt};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use wire_net::{Family, LinkName};
 
@@ -24,7 +28,7 @@ use self::{
 };
 use super::{apart, difference::differences, merge, on_link::OnLink};
 use crate::{
-    Clash, Conflict, DesiredNet, Detours, Difference, KernelOp, Namespace, NetworkPart, NextHop, ObservedNet,
+    Before, Clash, Conflict, DesiredNet, Detours, Difference, KernelOp, Namespace, NetworkPart, NextHop, ObservedNet,
     ObservedRoute, Op, Order, Owner, PerNamespace, Plan, Resource, RouteKey, Scope, Share, TunnelOp,
 };
 
@@ -70,13 +74,14 @@ impl Resource for Network {
         ForeignRoutes::of(observed)
     }
 
-    fn plan_since(
-        observed: &Self::Observed,
-        foreign: &ForeignRoutes,
-        reached: &Self::Desired,
-        desired: &Self::Desired,
-    ) -> Option<Plan<Self>> {
-        Some(plan_of(observed, foreign, desired, &since::changed_keys(reached, desired)?))
+    fn plan_since(observed: &Self::Observed, before: Before<'_, Self>, desired: &Self::Desired) -> Option<Plan<Self>> {
+        let touched = touched(observed, desired, &since::changed_keys(before.reached, desired)?);
+        let links = match before.has_conflicts {
+            // Any link may be blocked.
+            true => links::plan(observed, desired),
+            false => links::plan_of(observed, desired, &keys::links_of(&touched)),
+        };
+        Some(plan_of_touched(observed, before.index, desired, links, &touched))
     }
 
     fn part_of_scope(observed: &Self::Observed, before: &Self::Scope, after: &Self::Scope) -> Option<NetworkPart> {
@@ -123,7 +128,7 @@ impl Resource for Network {
 /// The operations that turn `have` into `want`. Foreign entries of `have` are never changed.
 #[must_use]
 pub fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> Plan<Network> {
-    planned(have, &ForeignRoutes::of(have), want, |_| &All)
+    planned(have, &ForeignRoutes::of(have), want, links::plan(have, want), |_| &All)
 }
 
 /// The part of [`plan`] for `keys` and the entries that depend on them, with all its findings. All links are compared, but only these
@@ -135,18 +140,27 @@ pub fn plan_of(
     want: &PerNamespace<DesiredNet>,
     keys: &BTreeSet<Key>,
 ) -> Plan<Network> {
-    let touched = touched(have, want, keys);
+    plan_of_touched(have, foreign, want, links::plan(have, want), &touched(have, want, keys))
+}
+
+fn plan_of_touched(
+    have: &PerNamespace<ObservedNet>,
+    foreign: &ForeignRoutes,
+    want: &PerNamespace<DesiredNet>,
+    links: LinkPlan,
+    touched: &BTreeMap<Namespace, Touched>,
+) -> Plan<Network> {
     let nothing = Touched::default();
-    planned(have, foreign, want, |namespace| touched.get(&namespace).unwrap_or(&nothing))
+    planned(have, foreign, want, links, |namespace| touched.get(&namespace).unwrap_or(&nothing))
 }
 
 fn planned<'s, S: Selection + 's>(
     have: &PerNamespace<ObservedNet>,
     foreign: &ForeignRoutes,
     want: &PerNamespace<DesiredNet>,
+    LinkPlan { ops, removals, mut conflicts, effects }: LinkPlan,
     selection: impl Fn(Namespace) -> &'s S,
 ) -> Plan<Network> {
-    let LinkPlan { ops, removals, mut conflicts, effects } = links::plan(have, want);
     let selected = |op: &LinkOp| selection(op.place.namespace).has_link(op.place.name);
     let mut all: Vec<Op> = ops.into_iter().filter(selected).map(|op| op.op).collect();
     let (nothing, no_effects) = (DesiredNet::default(), LinkEffects::default());

@@ -146,7 +146,7 @@ proptest! {
     #[test]
     fn what_differs_since_the_state_that_was_reached_is_all_that_differs((reached, desired) in any_two()) {
         let observed = after(&switched(), &reached);
-        let since = Firewall::plan_since(&observed, &(), &reached, &desired);
+        let since = Firewall::plan_since(&observed, Before { reached: &reached, index: &(), has_conflicts: false }, &desired);
         prop_assert_eq!(since.is_some(), differ_in_elements_alone(&reached, &desired));
         if let Some(since) = since {
             prop_assert_eq!(since, Firewall::plan(&observed, &desired));

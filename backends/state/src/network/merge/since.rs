@@ -77,22 +77,26 @@ fn rows<'a, T: Rows + 'a, I: Iterator<Item = &'a T>>(
         smaller.into_rows().for_each(|(key, value)| merged.put(key, value));
         return Some(());
     }
-    for key in T::changed(was, is) {
-        // What nobody had, only this share can have, or one that is looked at later.
-        if merged.value(&key).is_none() {
-            if let Some(value) = is.value(&key) {
-                merged.put(key, value.clone());
-            }
-            continue;
+    let (held, new): (Vec<T::Key>, Vec<T::Key>) =
+        T::changed(was, is).into_iter().partition(|key| merged.value(key).is_some());
+    // What nobody had, only this share can have, or one that is looked at later.
+    for key in new {
+        if let Some(value) = is.value(&key) {
+            merged.put(key, value.clone());
         }
-        let mut values = all().filter_map(|table| table.value(&key));
+    }
+    let (Some(first), Some(last)) = (held.iter().min(), held.iter().max()) else { return Some(()) };
+    // Most have none of all these keys, which begin with a link.
+    let others: Vec<&T> = all().filter(|table| table.has_between(first, last)).collect();
+    for key in &held {
+        let mut values = others.iter().filter_map(|table| table.value(key));
         let first = values.next();
         if !values.all(|value| Some(value) == first) {
             return None;
         }
         match first {
-            Some(value) => merged.put(key, value.clone()),
-            None => merged.take(&key),
+            Some(value) => merged.put(key.clone(), value.clone()),
+            None => merged.take(key),
         }
     }
     Some(())
@@ -106,6 +110,8 @@ trait Rows: Clone {
     fn len(&self) -> usize;
     fn keys(&self) -> impl Iterator<Item = &Self::Key>;
     fn into_rows(self) -> impl Iterator<Item = (Self::Key, Self::Value)>;
+    /// True if it has one of the keys from the first to the last, both included.
+    fn has_between(&self, first: &Self::Key, last: &Self::Key) -> bool;
     /// The keys whose values differ.
     fn changed(was: &Self, is: &Self) -> Vec<Self::Key>;
     fn value(&self, key: &Self::Key) -> Option<&Self::Value>;
@@ -127,6 +133,10 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Rows for OrdMap<K, V> {
 
     fn into_rows(self) -> impl Iterator<Item = (K, V)> {
         self.into_iter()
+    }
+
+    fn has_between(&self, first: &K, last: &K) -> bool {
+        self.range(first.clone()..=last.clone()).next().is_some()
     }
 
     fn changed(was: &Self, is: &Self) -> Vec<K> {
@@ -166,6 +176,10 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Rows for BTreeMap<K, V> {
         self.into_iter()
     }
 
+    fn has_between(&self, first: &K, last: &K) -> bool {
+        self.range(first.clone()..=last.clone()).next().is_some()
+    }
+
     fn changed(was: &Self, is: &Self) -> Vec<K> {
         let differs = |key: &&K| was.get(*key) != is.get(*key);
         let gone = was.keys().filter(|key| !is.contains_key(*key));
@@ -199,6 +213,10 @@ impl<K: Ord + Clone> Rows for OrdSet<K> {
 
     fn into_rows(self) -> impl Iterator<Item = (K, ())> {
         self.into_iter().map(|key| (key, ()))
+    }
+
+    fn has_between(&self, first: &K, last: &K) -> bool {
+        self.range(first.clone()..=last.clone()).next().is_some()
     }
 
     fn changed(was: &Self, is: &Self) -> Vec<K> {
@@ -235,6 +253,10 @@ impl<K: Ord + Clone> Rows for BTreeSet<K> {
 
     fn into_rows(self) -> impl Iterator<Item = (K, ())> {
         self.into_iter().map(|key| (key, ()))
+    }
+
+    fn has_between(&self, first: &K, last: &K) -> bool {
+        self.range(first.clone()..=last.clone()).next().is_some()
     }
 
     fn changed(was: &Self, is: &Self) -> Vec<K> {

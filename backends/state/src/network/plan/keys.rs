@@ -175,6 +175,15 @@ fn in_order<'a, K: Ord + 'a, V: 'a>(
     merge(one, other).filter_map(|(key, one, other)| Some((key, one.or(other)?)))
 }
 
+/// The links among touched keys.
+pub(super) fn links_of(touched: &BTreeMap<Namespace, Touched>) -> BTreeSet<LinkPlace> {
+    let places = |(namespace, touched): (&Namespace, &Touched)| {
+        let namespace = *namespace;
+        touched.links.iter().map(move |name| LinkPlace { namespace, name: *name }).collect::<Vec<_>>()
+    };
+    touched.iter().flat_map(places).collect()
+}
+
 /// The keys in `keys` and those of the entries that depend on them. The links that are made or removed together with a link depend on
 /// it, and so do all entries on any of these links.
 pub(super) fn touched(

@@ -45,17 +45,34 @@ pub(super) struct LinkPlan {
 }
 
 pub(super) fn plan(have: &PerNamespace<ObservedNet>, want: &PerNamespace<DesiredNet>) -> LinkPlan {
+    of_ordered(have, want, order::by_need(want), |_| true)
+}
+
+/// The same where all other links are as desired, and blocked by nothing.
+pub(super) fn plan_of(
+    have: &PerNamespace<ObservedNet>,
+    want: &PerNamespace<DesiredNet>,
+    links: &BTreeSet<LinkPlace>,
+) -> LinkPlan {
+    of_ordered(have, want, order::by_need_of(want, links.iter().copied()), |place| links.contains(&place))
+}
+
+fn of_ordered(
+    have: &PerNamespace<ObservedNet>,
+    want: &PerNamespace<DesiredNet>,
+    Ordered { links, circular }: Ordered,
+    is_selected: impl Fn(LinkPlace) -> bool,
+) -> LinkPlan {
     let effects = have.iter().map(|(namespace, _)| (namespace, LinkEffects::default())).collect();
     let mut planner =
         Planner { have, want, removed: BTreeSet::new(), plan: LinkPlan { effects, ..LinkPlan::default() } };
-    let Ordered { links, circular } = order::by_need(want);
     for place in circular {
         planner.block(place, Some(Conflict::Needs { link: place, need: Need::Order }));
     }
     for place in links {
         planner.step(place);
     }
-    planner.remove_unwanted();
+    planner.remove_unwanted(is_selected);
     planner.plan
 }
 
@@ -229,12 +246,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Removes links of ours that are not desired: those to which the fewest others are bound come first.
-    fn remove_unwanted(&mut self) {
+    fn remove_unwanted(&mut self, is_selected: impl Fn(LinkPlace) -> bool) {
         let mut unwanted: Vec<(usize, LinkPlace, &ObservedLink)> = Vec::new();
         for (namespace, net) in self.have.iter() {
             for (name, link) in net.links.iter().filter(|(_, link)| link.owner == Owner::Ours) {
                 let place = LinkPlace { namespace, name: *name };
-                if self.desired(place).is_none() && !self.removed.contains(&place) {
+                if is_selected(place) && self.desired(place).is_none() && !self.removed.contains(&place) {
                     unwanted.push((self.have.bound_to(place).len(), place, link));
                 }
             }

@@ -43,10 +43,10 @@ pub(super) fn conflicts(namespace: Namespace, have: &ObservedNet, want: &Desired
     let is_ours = |link: &LinkName| {
         want.links.contains_key(link) || have.links.get(link).is_some_and(|link| link.owner == Owner::Ours)
     };
-    let is_wanted = |setting: &Setting| want.settings.contains_key(setting);
-    let off = have.settings.iter().filter(|(setting, value)| **value == 0 && !is_wanted(setting));
+    let off = have.settings.iter().filter(|(_, value)| **value == 0);
     let links = off.filter_map(|(setting, _)| Some((*setting, link_that_forwards_v4(setting)?)));
-    let foreign = links.filter(|(_, link)| !is_ours(link));
+    let unwanted = links.filter(|(setting, _)| !want.settings.contains_key(setting));
+    let foreign = unwanted.filter(|(_, link)| !is_ours(link));
     foreign.map(|(setting, name)| Conflict::Forwarding { link: LinkPlace { namespace, name }, setting }).collect()
 }
 

@@ -176,7 +176,8 @@ impl Endpoints {
 /// The devices of a network by name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewNetwork<'a> {
-    /// The indices that they get.
+    /// The names of the bridge and the device, and the indices that they get.
+    pub(crate) names: [&'a str; 2],
     pub(crate) links: Endpoints,
     /// The underlay's link, and this host's address there.
     pub(crate) parent: u32,
@@ -190,15 +191,15 @@ impl NewNetwork<'_> {
     /// The bridge, the device as its port, and the addresses.
     pub(crate) fn add(&self, batch: &mut Batch) {
         let create = NLM_F_CREATE | NLM_F_EXCL;
-        let Endpoints { bridge, device } = self.links;
-        batch.push(NEW_LINK, create, &link("bare", bridge).with(IFLA_LINKINFO | NESTED, &info("bridge", &[])));
+        let (Endpoints { bridge, device }, [bridge_name, device_name]) = (self.links, self.names);
+        batch.push(NEW_LINK, create, &link(bridge_name, bridge).with(IFLA_LINKINFO | NESTED, &info("bridge", &[])));
         let mut data = Vec::new();
         attribute(&mut data, VXLAN_ID, &self.vni.to_ne_bytes());
         attribute(&mut data, VXLAN_LINK, &self.parent.to_ne_bytes());
         attribute(&mut data, VXLAN_LOCAL, &bytes(self.local));
         attribute(&mut data, VXLAN_LEARNING, &[0]);
         attribute(&mut data, VXLAN_PORT, &8472_u16.to_be_bytes());
-        let vxlan = link("bare-vx", device).with(IFLA_MASTER, &bridge.to_ne_bytes());
+        let vxlan = link(device_name, device).with(IFLA_MASTER, &bridge.to_ne_bytes());
         batch.push(NEW_LINK, create, &vxlan.with(IFLA_LINKINFO | NESTED, &info("vxlan", &data)));
         for own in self.own {
             // struct ifaddrmsg.

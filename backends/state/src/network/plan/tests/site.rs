@@ -298,7 +298,8 @@ fn an_address_that_comes_costs_its_own_entries_alone() {
     after.flooding.insert(FloodEntry { link, mac: MacAddr::new([0; 6]), to: [192, 0, 2, 9].into(), by });
     let after = PerNamespace::host(after);
     let have = reached(&before);
-    let since = Network::plan_since(&have, &ForeignRoutes::of(&have), &before, &after).expect("entries of peers alone");
+    let reached = Before { reached: &before, index: &ForeignRoutes::of(&have), has_conflicts: false };
+    let since = Network::plan_since(&have, reached, &after).expect("entries of peers alone");
     assert_eq!(since.ops.len(), 4, "{since}");
     assert_eq!(since, plan(&have, &after));
 }
