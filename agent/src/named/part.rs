@@ -1,6 +1,7 @@
 //! This host's part in one network: what its devices need, and how it stands. Pure.
 
 mod askers;
+mod filtered;
 mod held;
 mod lost;
 mod others;
@@ -24,7 +25,10 @@ use wire_state::{DesiredNet, Marks, PerNamespace, Scope};
 use wire_store::Backoff;
 
 use self::patience::Patience;
-pub(super) use self::port::{FreePorts, is_of_agent};
+pub(super) use self::{
+    filtered::{AfterFilter, Filtered},
+    port::{FreePorts, is_of_agent},
+};
 use super::{
     Leased, NetworkSeen, NetworkState,
     attached::{Attached, Containers},
@@ -48,10 +52,9 @@ pub(super) struct Part {
     /// The containers whose links are desired, or are not any more.
     attached: Attached,
     members: Members,
-    /// True if the packet filter was told of it in this run.
-    pub(super) is_filtered: bool,
-    /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
-    pub(super) after_filter: Option<(u64, NetworkShare)>,
+    pub(super) filtered: Filtered,
+    /// The share in the kernel's state that waits until the packet filter knows of the network.
+    pub(super) after_filter: Option<AfterFilter>,
     /// The UDP port of its packets, if the agent moves them ([`port`]).
     port: Option<u16>,
     /// Ports that somebody else has.
@@ -136,7 +139,7 @@ impl Part {
             ports: Vec::new(),
             attached: Attached::default(),
             members: Members::default(),
-            is_filtered: false,
+            filtered: Filtered::default(),
             after_filter: None,
             port: None,
             taken_ports: BTreeSet::new(),
@@ -183,7 +186,7 @@ impl Part {
         entry.endpoints.values_mut().for_each(Vec::clear);
         entry.dropped.clear();
         *self = Self {
-            is_filtered: self.is_filtered,
+            filtered: std::mem::take(&mut self.filtered),
             askers: std::mem::take(&mut self.askers),
             ..Self::new(self.own, entry)
         };
