@@ -51,6 +51,10 @@ const RETRY_APART: Duration = Duration::from_secs(15);
 /// duration of a round.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// The most entries that may come or go in a round while the monitor listens. The notifications of more do not fit into its buffer (16 MiB, as the
+/// kernel doubles what it is asked for, with 768 bytes for each neighbour or FDB entry): some would be lost, and all would be read after the round.
+const MOST_HEARD: usize = 20_000;
+
 /// The loop of `Network`.
 pub(crate) type NetworkHandle = LoopHandle<NetworkShare, Outcome>;
 
@@ -200,6 +204,11 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
             self.tries = tries;
             self.reconciler.try_again();
         }
+        let is_large = self.is_large(&desired);
+        if is_large {
+            // It would only make each write take longer. What others change until it is open again is read then.
+            self.monitor = None;
+        }
         let begun = Instant::now();
         let report = self.reconciler.round(&desired);
         let tunnels = self.reconciler.driver().tunnels();
@@ -215,6 +224,10 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
             (false, true) => self.next_read.min(Instant::now() + RETRY_APART),
             (false, false) => Instant::now() + RETRY,
         };
+        if is_large {
+            self.monitor = self.listen();
+        }
+        let next = if is_large && report.converged { Instant::now() } else { next };
         let revision = shares.values().filter_map(|share| share.revision).min().unwrap_or_default();
         let spare = shares.values().flat_map(|share| &share.spare).copied().collect();
         let outcome = Outcome::of(&report, &spare);
@@ -258,6 +271,12 @@ impl<P: Ports> ResourceLoop for NetworkLoop<P> {
 }
 
 impl<P: Ports> NetworkLoop<P> {
+    /// True if more entries are desired, or fewer, than the monitor can hear of.
+    fn is_large(&self, desired: &PerNamespace<DesiredNet>) -> bool {
+        let entries = |of: &PerNamespace<DesiredNet>| of.get(Namespace::Host).map_or(0, DesiredNet::entries_of_peers);
+        self.reconciler.reached().is_some_and(|reached| entries(reached).abs_diff(entries(desired)) > MOST_HEARD)
+    }
+
     /// Opens the monitor. The next round reads what changed before it was open.
     fn listen(&mut self) -> Option<<P::Network as NetworkPort>::Monitor> {
         self.reconciler.invalidate();

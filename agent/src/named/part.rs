@@ -1,6 +1,7 @@
 //! This host's part in one network: what its devices need, and how it stands. Pure.
 
 mod askers;
+mod filtered;
 mod held;
 mod lost;
 mod others;
@@ -27,6 +28,7 @@ use wire_store::Backoff;
 use self::patience::Patience;
 pub(crate) use self::shares::scope_of;
 pub(super) use self::{
+    filtered::{AfterFilter, Filtered},
     port::{FreePorts, is_of_agent},
     progress::{Kernel, Progress},
 };
@@ -51,8 +53,7 @@ pub(super) struct Part {
     /// The containers whose links are desired, or are not any more.
     attached: Attached,
     members: Members,
-    /// True if the packet filter was told of it in this run.
-    pub(super) is_filtered: bool,
+    pub(super) filtered: Filtered,
     pub(super) progress: Progress,
     /// The UDP port of its packets, if the agent moves them ([`port`]).
     port: Option<u16>,
@@ -114,7 +115,7 @@ impl Part {
             ports: Vec::new(),
             attached: Attached::default(),
             members: Members::default(),
-            is_filtered: false,
+            filtered: Filtered::default(),
             progress: Progress::default(),
             port: None,
             taken_ports: BTreeSet::new(),
@@ -155,7 +156,7 @@ impl Part {
         entry.endpoints.values_mut().for_each(Vec::clear);
         entry.dropped.clear();
         *self = Self {
-            is_filtered: self.is_filtered,
+            filtered: std::mem::take(&mut self.filtered),
             askers: std::mem::take(&mut self.askers),
             ..Self::new(self.own, entry)
         };

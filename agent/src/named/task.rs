@@ -6,6 +6,7 @@
 mod addresses;
 mod attaching;
 mod due;
+mod filtering;
 mod folders;
 mod memberships;
 mod steps;
@@ -227,8 +228,12 @@ impl<P: Ports> NamedTask<P> {
                 part.is_busy = false;
                 match held {
                     Ok(Holding::Kept(kept, foreign)) => {
+                        let is_new = part.entry.held.is_none();
                         if part.note_held(*kept, foreign, now) {
                             self.is_saved = false;
+                        }
+                        if is_new {
+                            self.close_if_large(&name);
                         }
                     }
                     // What others have now must not answer here.
@@ -276,16 +281,7 @@ impl<P: Ports> NamedTask<P> {
             Done::Claimed(name, id, claimed) => self.note_claimed(name, id, claimed).await,
             Done::Released(name, room, released) => self.note_released(&name, room, &released),
             Done::Opened(place, process, opened) => self.attachments.spots.note(&place, process, opened, now),
-            Done::Filtered(name, number) => {
-                let Some(part) = self.parts.get_mut(&name) else { return };
-                let Some((_, share)) = part.progress.after_filter.take_if(|(waited, _)| *waited == number) else {
-                    return;
-                };
-                let number = self.network.want(&name, share);
-                part.attached().note_told(number);
-                part.progress.kernel = Kernel::Told(number);
-                self.wait_for_round(&name, number);
-            }
+            Done::Filtered(name, number) => self.note_filtered(&name, number),
             Done::Round(name, number) => {
                 let is_done = self.note_round(&name, number);
                 let Some(part) = self.parts.get_mut(&name) else { return };

@@ -61,6 +61,7 @@ mod membership;
 mod named;
 mod named_handover;
 mod named_isolation;
+mod named_large;
 mod named_store;
 mod named_userspace;
 mod network_command;

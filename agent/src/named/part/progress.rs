@@ -6,14 +6,14 @@ use tokio::time::Instant;
 use wire_backends::{NetFromSegment, Segment};
 use wire_store::{Backoff, Random};
 
-use crate::datapath::NetworkShare;
+use super::AfterFilter;
 
 /// The progress of a network's share.
 #[derive(Debug)]
 pub(in crate::named) struct Progress {
     pub(in crate::named) kernel: Kernel,
-    /// The share in the kernel's state that waits until the packet filter has the one that belongs to it, and the number of that change.
-    pub(in crate::named) after_filter: Option<(u64, NetworkShare)>,
+    /// The share in the kernel's state that waits until the packet filter knows of the network.
+    pub(in crate::named) after_filter: Option<AfterFilter>,
     /// What the last share follows from.
     pub(super) computed: Option<(Segment, NetFromSegment)>,
     /// True if it has to be set anew, whether or not the segment differs.

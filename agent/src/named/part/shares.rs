@@ -82,7 +82,7 @@ pub(crate) fn scope_of(vni: Vni, outer: &SegmentOuter) -> Scope {
     }
 }
 
-fn segment(host: HostId, kept: &Kept, outer: SegmentOuter) -> Segment {
+pub(super) fn segment(host: HostId, kept: &Kept, outer: SegmentOuter) -> Segment {
     let record = &kept.record;
     let digits = host.to_string();
     let octet = |index: usize| u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).unwrap_or_default();

@@ -10,18 +10,15 @@ use wire_net::{MemberKey, NetworkName, chain};
 
 use super::{Folders, NamedTask};
 use crate::{
-    firewall::FilterShare,
     named::{
         Ground, Leased, NetworkState,
         jobs::{self, Done, late},
         lack::Lack,
-        part::{FreePorts, Kernel, Part, Trouble},
+        part::{AfterFilter, Filtered, FreePorts, Kernel, Part, Trouble},
     },
     ports::Ports,
 };
 
-/// The longest time that devices wait for the packet filter.
-const FILTER: Duration = Duration::from_secs(10);
 /// The time that the store has to list what is known from disk too.
 const LISTED: Duration = Duration::from_secs(5);
 
@@ -254,17 +251,15 @@ impl<P: Ports> NamedTask<P> {
         let Some((share, filter)) = part.share(ground.outer).and_then(|share| Some((share, part.filter()?))) else {
             return;
         };
-        let number = self.firewall.want(name, FilterShare::Named(Arc::new(filter)));
-        part.is_filtered = true;
+        let (filtered, number) = self.tell_filter(name, part, filter);
         match part.progress.kernel {
             // Its devices may not be there: nothing passes them before the rules about it stand.
-            Kernel::Nothing => match &mut part.progress.after_filter {
-                Some((_, waiting)) => *waiting = share,
-                None => {
-                    part.progress.after_filter = Some((number, share));
-                    self.wait_for_filter(name, number);
+            Kernel::Nothing => {
+                let waiting = part.progress.after_filter.replace(AfterFilter { filtered, share, belongs_to: number });
+                if waiting.is_none_or(|waiting| waiting.filtered != filtered) {
+                    self.wait_for_filter(name, filtered);
                 }
-            },
+            }
             Kernel::Told(_) => {
                 let told = self.network.want(name, share);
                 part.attached().note_told(told);
@@ -290,42 +285,12 @@ impl<P: Ports> NamedTask<P> {
         }
     }
 
-    fn wait_for_filter(&mut self, name: &NetworkName, number: u64) {
-        let (firewall, name) = (self.firewall.clone(), name.clone());
-        self.begin(Done::Filtered(name.clone(), number), async move {
-            // A packet filter that does not answer is known from elsewhere, and stops nothing else.
-            let _ = tokio::time::timeout(FILTER, firewall.outcome_of(number)).await;
-            Done::Filtered(name, number)
-        });
-    }
-
     pub(super) fn wait_for_round(&mut self, name: &NetworkName, number: u64) {
         let (network, name) = (self.network.clone(), name.clone());
         self.begin(Done::Round(name.clone(), number), async move {
             network.outcome_of(number).await;
             Done::Round(name, number)
         });
-    }
-
-    /// Waits until the kernel has a share, and the packet filter the one that belongs to it: before, a container's packets are dropped.
-    fn wait_for_both(&mut self, name: &NetworkName, number: u64, filtered: u64) {
-        let (network, firewall, name) = (self.network.clone(), self.firewall.clone(), name.clone());
-        self.begin(Done::Round(name.clone(), number), async move {
-            network.outcome_of(number).await;
-            let _ = tokio::time::timeout(FILTER, firewall.outcome_of(filtered)).await;
-            Done::Round(name, number)
-        });
-    }
-
-    /// Lets nobody send to a network whose members are not known, where devices of an earlier run may be.
-    fn close(&self, name: &NetworkName, part: &mut Part, ground: &Ground<P::Store>) {
-        if !part.is_filtered
-            && part.progress.kernel == Kernel::Nothing
-            && let Some(share) = part.closed(ground.outer)
-        {
-            self.firewall.want(name, FilterShare::Named(Arc::new(share)));
-            part.is_filtered = true;
-        }
     }
 
     /// Leaves a network: first the kernel, then this host's document, then the store ([`Self::leave_store`]).
@@ -350,7 +315,7 @@ impl<P: Ports> NamedTask<P> {
             self.network.forget(name);
             // Its devices are gone.
             self.firewall.forget(name);
-            part.is_filtered = false;
+            part.filtered = Filtered::default();
         }
     }
 

@@ -211,7 +211,8 @@ impl LeadsToLink for ObservedRoute {
 
 impl<L, R, F> NetState<L, R, F> {
     /// The number of entries in the tables that grow with the number of peers.
-    pub(super) fn entries_of_peers(&self) -> usize {
+    #[must_use]
+    pub fn entries_of_peers(&self) -> usize {
         self.fdb.len()
             + self.flooding.len()
             + self.bridge_fdb.len()
