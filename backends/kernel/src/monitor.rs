@@ -1,7 +1,7 @@
 //! Receives the kernel's notifications, to know when to read again. The content of a notification is never stored: it is only compared
 //! with the cached state, so the notifications of our own writes cause nothing.
 
-mod view;
+pub(crate) mod view;
 
 use std::{cell::RefCell, collections::BTreeSet, future::poll_fn, io, task::Poll, time::Duration};
 
@@ -12,7 +12,6 @@ use wire_netlink::{LONGEST_DATAGRAM, Netlink, attribute::messages, force_buffer}
 use wire_state::{DataplaneError, ObservedNet, Scope};
 
 use self::view::View;
-pub(crate) use self::view::are_equal;
 use super::settings;
 
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV4_NETCONF`, `_IPV6_NETCONF` of

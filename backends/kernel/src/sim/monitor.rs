@@ -11,7 +11,7 @@ use wire_net::LinkName;
 use wire_state::{DataplaneError, Namespace, ObservedNet, Scope};
 
 use super::{LinkFacts, SimHost, view};
-use crate::{Changes, monitor::are_equal};
+use crate::{Changes, monitor::view::are_equal};
 
 /// Compares the state of a [`SimHost`] with a cached one whenever it has changed, as [`crate::Monitor`] does with notifications.
 #[derive(Debug)]
